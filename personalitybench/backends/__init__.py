@@ -1,0 +1,1 @@
+"""Where models run. Backends know inductions as data, never methods."""

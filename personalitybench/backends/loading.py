@@ -1,0 +1,129 @@
+"""Load a model through lm-eval's own model classes, and say what each can do beyond reading a prompt."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM, TemplateLM
+from lm_eval.api.registry import get_model
+from lm_eval.models.api_models import TemplateAPI
+from lm_eval.models.openai_completions import LocalChatCompletion
+from lm_eval.models.utils import Collator
+
+from personalitybench.errors import MissingDependencyError, ModelError, NeedsNotMetError
+
+# Model types that load weights themselves; the others are spoken to by the name of a model.
+LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm"})
+
+# What a backend can do for an induction besides reading a prompt; prompting methods need nothing.
+CAPABILITIES: dict[str, frozenset[str]] = {}
+
+
+def check_needs(method: str, needs: frozenset[str], backend: str) -> None:
+    """Refuse a method that a backend cannot serve, before anything runs.
+
+    Raises:
+        NeedsNotMetError: Names what is missing and the backends that can.
+    """
+    lacking = sorted(needs - CAPABILITIES.get(backend, frozenset()))
+    if lacking:
+        able = sorted(name for name, can in CAPABILITIES.items() if needs <= can)
+        raise NeedsNotMetError(
+            f"method {method!r} needs {' and '.join(lacking)}, which backend {backend!r} cannot do; "
+            f"backends that can: {', '.join(able) or 'none in this version'}"
+        )
+
+
+def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: str | None) -> LM:
+    """Build a model of one of lm-eval's types.
+
+    Args:
+        backend: lm-eval model type, e.g. ``hf``, ``vllm``, ``local-chat-completions``, ``dummy``.
+        args: Its arguments, as ``--model_args``.
+        batch_size: Requests at a time.
+        device: Torch device, or None for the default.
+
+    Raises:
+        ModelError: No such type, or it cannot be loaded.
+        MissingDependencyError: A package is missing.
+    """
+    with quiet_libraries():
+        try:
+            kind = get_model(backend)
+        except (KeyError, ValueError) as error:
+            raise ModelError(f"lm-eval has no model type {backend!r}: see 'lm_eval --help' for those it has") from error
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"backend {backend!r} needs a package that is not installed ({error}): "
+                f"pip install 'personalitybench[{_extra(backend)}]'"
+            ) from error
+        try:
+            return kind.create_from_arg_obj(dict(args), {"batch_size": batch_size, "device": device})
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"backend {backend!r} needs a package that is not installed ({error}): "
+                f"pip install 'personalitybench[{_extra(backend)}]'"
+            ) from error
+        except (OSError, ValueError, TypeError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelError(f"backend {backend!r} cannot load a model with {dict(args)}: {first}") from error
+
+
+def plan_batches(model: LM, requests: Sequence[Instance], batch_size: int) -> list[list[int]]:
+    """Cut requests into the batches that lm-eval's transformers model would form of them.
+
+    In low precision an answer depends on its batch mates. With the same batches a run gives the answers of
+    ``lm_eval``, and a resumed run those of an uninterrupted one.
+
+    Returns:
+        Indices into ``requests``, batch by batch, longest prompts first.
+    """
+    encode = model.tok_encode if isinstance(model, TemplateLM) and not isinstance(model, TemplateAPI) else None
+
+    def sort_key(item: tuple[str, dict[str, Any], int]) -> tuple[int, str]:
+        return -len(encode(item[0]) if encode else item[0]), item[0]
+
+    items = [(*request.args[:2], index) for index, request in enumerate(requests)]
+    collator = Collator(items, sort_fn=sort_key, group_fn=lambda item: item[1], group_by="gen_kwargs")
+    return [[item[2] for item in batch] for batch in collator.get_batched(n=batch_size)]
+
+
+def has_chat_template(model: LM) -> bool:
+    """Whether prompts go to this model as the turns of a chat."""
+    if isinstance(model, TemplateAPI):
+        return isinstance(model, LocalChatCompletion)
+    return isinstance(model, TemplateLM) and getattr(model.tokenizer, "chat_template", None) is not None
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Hush what lm-eval, transformers and their progress bars print while we show our own progress."""
+    names = ("lm_eval", "transformers", "datasets", "accelerate", "huggingface_hub", "httpx", "httpx2")
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    _set_transformers_bars(enabled=False)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+        _set_transformers_bars(enabled=True)
+
+
+def _set_transformers_bars(*, enabled: bool) -> None:
+    try:
+        from transformers.utils import logging as bars  # noqa: PLC0415 (optional)
+    except ImportError:
+        return
+    (bars.enable_progress_bar if enabled else bars.disable_progress_bar)()
+
+
+def _extra(backend: str) -> str:
+    if backend.startswith("hf"):
+        return "hf"
+    return "vllm" if "vllm" in backend else "api"

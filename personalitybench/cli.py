@@ -1,0 +1,222 @@
+"""The command line. Each command parses its arguments and calls one function; nothing heavy is imported for help."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from personalitybench import __version__
+from personalitybench.errors import PersonalityBenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from personalitybench.leaderboard.schema import Leaderboard
+
+app = typer.Typer(
+    name="personalitybench",
+    help="Benchmark of methods that make language models show a personality.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    epilog="First steps: `personalitybench doctor`, then `personalitybench run demo`.",
+)
+boards_app = typer.Typer(no_args_is_help=True, help="Make, check and show leaderboards.", rich_markup_mode="markdown")
+app.add_typer(boards_app, name="leaderboard")
+
+LM_EVAL_CONTEXT = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is one line and exit status 2."""
+    try:
+        app()
+    except PersonalityBenchError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("\ninterrupted: what was finished is kept, the same command resumes", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"personalitybench: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
+def _console() -> Console:
+    from rich.console import Console  # noqa: PLC0415
+
+    return Console()
+
+
+@app.callback(invoke_without_command=True)
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command(
+    epilog="Examples: `personalitybench run demo` · `personalitybench run my-suite.yaml --output runs/mine` · "
+    "`personalitybench run demo --stage judge --stage score`"
+)
+def run(
+    suite: Annotated[str, typer.Argument(help="A suite file, or the name of a bundled suite such as 'demo'.")],
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
+    stage: Annotated[
+        list[str] | None, typer.Option(help="Only this stage (repeatable): fit, generate, judge, score.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="Local copy of the official data; PERSONALITYBENCH_DATA does the same."),
+    ] = None,
+) -> None:
+    """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own progress says it all
+    if data_dir is not None:
+        os.environ["PERSONALITYBENCH_DATA"] = str(data_dir)
+    from personalitybench.runs.command import run_suite  # noqa: PLC0415
+
+    run_suite(suite, output, stage or [], _console())
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can run, and what to install for the rest."""
+    from personalitybench.doctor import examine, show  # noqa: PLC0415
+
+    show(examine(), _console())
+
+
+@app.command(
+    epilog='Example: `lm_eval --include_path "$(personalitybench tasks)" --tasks personalitybench --model hf ...`'
+)
+def tasks() -> None:
+    """Print the folder of the lm-eval tasks, for `lm_eval --include_path`."""
+    from personalitybench.resources import bundled  # noqa: PLC0415
+
+    typer.echo(bundled("tasks"))
+
+
+@app.command()
+def methods() -> None:
+    """List the induction methods and what each needs."""
+    from rich.table import Table  # noqa: PLC0415
+
+    from personalitybench.methods import methods as registry  # noqa: PLC0415
+
+    table = Table("method", "version", "needs", "strength", "settings", "what it does")
+    for name in registry.names():
+        kind = registry.get(name)
+        settings = ", ".join(f"{key}={field.default}" for key, field in kind.Settings.model_fields.items())
+        needs = ", ".join(sorted(kind.needs)) or "nothing"
+        table.add_row(name, kind.version, needs, "yes" if kind.has_strength else "no", settings or "–", kind.summary)
+    _console().print(table)
+
+
+@app.command()
+def judges() -> None:
+    """List the judges."""
+    from rich.table import Table  # noqa: PLC0415
+
+    from personalitybench.judging.base import judge_names, load_profile  # noqa: PLC0415
+
+    table = Table("judge", "provider", "what it is")
+    for name in judge_names():
+        profile = load_profile(name)
+        table.add_row(profile.id, profile.provider, profile.summary)
+    _console().print(table)
+
+
+@app.command(epilog="Example: `lm_eval --model hf --model_args pretrained=$(personalitybench model demo) ...`")
+def model(
+    name: Annotated[str, typer.Argument(help="A folder, a hub name, or 'demo'.")] = "demo",
+    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
+) -> None:
+    """Print where a model is, fetching the demo model on first use."""
+    from personalitybench.models import resolve_model  # noqa: PLC0415
+
+    typer.echo(resolve_model(name, revision).location)
+
+
+@app.command(
+    "lm-eval",
+    context_settings=LM_EVAL_CONTEXT,
+    epilog="Example: `personalitybench lm-eval --tasks personalitybench --model hf --model_args pretrained=...`",
+)
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-eval's own command line with our tasks registered; all arguments are lm-eval's."""
+    from personalitybench.lm_eval_entry import run_lm_eval  # noqa: PLC0415
+
+    run_lm_eval(context.args)
+
+
+@app.command("install-tasks")
+def install_tasks(
+    uninstall: Annotated[bool, typer.Option("--uninstall", help="Take away exactly what was put there.")] = False,
+) -> None:
+    """Copy the task files into the installed lm-eval, so that `lm_eval --tasks personalitybench` works as it is."""
+    from personalitybench import lm_eval_entry  # noqa: PLC0415
+
+    typer.echo(lm_eval_entry.uninstall_tasks() if uninstall else lm_eval_entry.install_tasks())
+
+
+@boards_app.command("from-lm-eval")
+def board_from_lm_eval(
+    folders: Annotated[list[Path], typer.Argument(help="Folders given to lm_eval as --output_path.")],
+    output: Annotated[Path, typer.Option(help="Folder for the board.")] = Path("board"),
+    name: Annotated[str, typer.Option(help="Name of the board.")] = "lm-eval",
+) -> None:
+    """Make a board from lm-eval's results and samples (`--output_path ... --log_samples`)."""
+    from personalitybench.judging import create_judge  # noqa: PLC0415
+    from personalitybench.leaderboard.build import build_board  # noqa: PLC0415
+    from personalitybench.leaderboard.lm_eval_results import read_cells  # noqa: PLC0415
+
+    cells = [cell for folder in folders for cell in read_cells(folder)]
+    caveat = create_judge(cells[0].judge["id"]).profile.caveat if cells else ""
+    _show_and_write(build_board(name, cells, caveat=caveat), output)
+
+
+@boards_app.command("show")
+def board_show(
+    board: Annotated[Path, typer.Argument(help="A leaderboard JSON file.")],
+    output: Annotated[Path | None, typer.Option(help="Write the table and the page here, too.")] = None,
+) -> None:
+    """Print a board as a table."""
+    from personalitybench.leaderboard.render import read_board  # noqa: PLC0415
+
+    _show_and_write(read_board(board), output)
+
+
+def _show_and_write(board: Leaderboard, output: Path | None) -> None:
+    from personalitybench.leaderboard.render import write_board  # noqa: PLC0415
+    from personalitybench.leaderboard.summary import board_table  # noqa: PLC0415
+
+    console = _console()
+    console.print(board_table(board))
+    if output is not None:
+        for path in write_board(board, output):
+            console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@boards_app.command("schema")
+def board_schema() -> None:
+    """Print the JSON Schema of a leaderboard file."""
+    import json  # noqa: PLC0415
+
+    from personalitybench.leaderboard.schema import Leaderboard as Board  # noqa: PLC0415
+
+    typer.echo(json.dumps(Board.model_json_schema(), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What this machine can run: backends, models, judges, keys (present or not, never their values)."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from personalitybench import __version__
+from personalitybench.errors import StorageError
+from personalitybench.files import cache_folder
+from personalitybench.judging.base import judge_names, load_profile
+from personalitybench.questions import DATA_VARIABLE
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        area: backend, model, judge, key, data, machine.
+        name: What.
+        ready: Whether it can be used now; None where that is no question.
+        detail: What was found, or what to do.
+    """
+
+    area: str
+    name: str
+    ready: bool | None
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Look at this machine; imports nothing heavy and goes to no network."""
+    return [*_machine(), *_backends(), *_models(), *_judges(), *_data(), *_keys()]
+
+
+def show(findings: list[Finding], console: Console) -> None:
+    """Print findings as a table."""
+    table = Table("", "", "ready", "")
+    marks = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
+    previous = ""
+    for finding in findings:
+        if previous and finding.area != previous:
+            table.add_section()
+        area = finding.area if finding.area != previous else ""
+        table.add_row(area, finding.name, marks[finding.ready], finding.detail)
+        previous = finding.area
+    console.print(table)
+
+
+def _machine() -> Iterator[Finding]:
+    yield Finding("machine", "personalitybench", None, f"{__version__} on Python {platform.python_version()}")
+    yield Finding("machine", "processors", None, str(os.cpu_count()))
+    devices = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
+    yield Finding("machine", "NVIDIA GPUs", None, ", ".join(devices) or "none")
+    try:
+        yield Finding("machine", "cache", True, str(cache_folder()))
+    except StorageError as error:
+        yield Finding("machine", "cache", False, str(error))
+
+
+def _backends() -> Iterator[Finding]:
+    wanted = {
+        "hf": (("torch", "transformers", "accelerate"), "hf"),
+        "vllm": (("vllm",), "vllm"),
+        "local-chat-completions": (("tenacity", "tiktoken", "aiohttp"), "api"),
+        "ray": (("ray",), "ray"),
+    }
+    for name, (packages, extra) in wanted.items():
+        missing = [package for package in packages if find_spec(package) is None]
+        detail = ", ".join(f"{package} {_version(package)}" for package in packages if package not in missing)
+        if missing:
+            detail = f"pip install 'personalitybench[{extra}]' (lacks {', '.join(missing)})"
+        yield Finding("backend", name, not missing, detail)
+
+
+def _models() -> Iterator[Finding]:
+    from personalitybench.models import PACKAGED  # noqa: PLC0415 (heavier than the rest)
+
+    for model in PACKAGED:
+        folder = cache_folder("models")
+        present = any(path.is_dir() for path in folder.glob(f"*-{model.sha256[:12]}"))
+        where = "in the cache" if present else f"comes with the package {model.package} on first use"
+        yield Finding("model", model.name, present or find_spec("pip") is not None, f"{model.hub_id}: {where}")
+
+
+def _judges() -> Iterator[Finding]:
+    for name in judge_names():
+        profile = load_profile(name)
+        ready = profile.provider != "offline" or find_spec("transformers") is not None
+        yield Finding("judge", name, ready, profile.summary if ready else "pip install 'personalitybench[hf]'")
+
+
+def _data() -> Iterator[Finding]:
+    from personalitybench.downloads import COMMIT  # noqa: PLC0415
+
+    yield Finding("data", "sample", True, "bundled")
+    local = os.environ.get(DATA_VARIABLE)
+    cached = cache_folder() / "official" / COMMIT
+    if local:
+        yield Finding("data", "official", Path(local).is_dir(), f"{DATA_VARIABLE}={local}")
+    else:
+        detail = f"in the cache ({cached})" if cached.is_dir() else "downloaded on first use"
+        yield Finding("data", "official", cached.is_dir(), detail)
+
+
+def _keys() -> Iterator[Finding]:
+    for name, use in (("OPENAI_API_KEY", "models and judges behind an API"), ("HF_TOKEN", "gated models")):
+        yield Finding("key", name, bool(os.environ.get(name)), f"{use}: {'set' if os.environ.get(name) else 'not set'}")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

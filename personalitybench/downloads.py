@@ -1,0 +1,121 @@
+"""Pinned downloads from the paper's repository: each file is known by its git blob id before it is fetched.
+
+The data have no licence, so they are downloaded by each user, verified, cached, and never redistributed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+import stamina
+from filelock import FileLock, Timeout
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from personalitybench.errors import DataError
+from personalitybench.files import CACHE_VARIABLE, cache_folder, git_blob_id
+
+REPOSITORY = "RUCAIBox/NPTI"
+COMMIT = "630d2a236e5c8d2484fbd5b71249aedd1fc44195"
+MIRROR_VARIABLE = "PERSONALITYBENCH_MIRROR"
+
+_BASE_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}"
+_CONNECT_SECONDS = 10
+_READ_SECONDS = 60
+_LOCK_SECONDS = 600
+
+
+class _IncompleteError(DataError):
+    """The connection broke off, the body was cut short, or the server failed: worth another try."""
+
+
+def fetch_pinned(path: str, blob_id: str) -> Path:
+    """Return a verified local copy of a file of the pinned release, downloading it on first use.
+
+    Args:
+        path: Path inside the repository, e.g. ``NPTI/dataset/test/Openness.json``.
+        blob_id: Its git blob id, 40 hex digits.
+
+    Raises:
+        DataError: Not reachable, not there, cut short, or not the pinned content; nothing wrong is kept.
+    """
+    folder = cache_folder("official", COMMIT)
+    target = folder / path
+    if target.exists():
+        _verify(target, blob_id, cached=True)
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock", timeout=_LOCK_SECONDS):
+            if not target.exists():  # another process may have fetched it while we waited
+                _download(f"{_base_url()}/{path}", target, blob_id)
+    except Timeout as error:
+        raise DataError(f"another process has held {target}.lock for {_LOCK_SECONDS} s: delete it") from error
+    except OSError as error:
+        hint = "free some space" if error.errno == errno.ENOSPC else f"name a writable folder in {CACHE_VARIABLE}"
+        raise DataError(f"cannot write to the cache folder {target.parent} ({error.strerror}): {hint}") from error
+    return target
+
+
+def _base_url() -> str:
+    """The mirror named in the environment, else the public repository."""
+    return os.environ.get(MIRROR_VARIABLE, _BASE_URL).rstrip("/")
+
+
+def _download(url: str, target: Path, blob_id: str) -> None:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        for attempt in stamina.retry_context(on=_IncompleteError, attempts=3, wait_initial=0.2, wait_max=5.0):
+            with attempt:
+                _stream(url, temporary)
+        _verify(temporary, blob_id, cached=False, url=url)
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _stream(url: str, destination: Path) -> None:
+    """Download one body with a progress bar."""
+    advice = f"check the network, set {MIRROR_VARIABLE} to a mirror, or name a local copy with --data-dir"
+    try:
+        with requests.get(url, stream=True, timeout=(_CONNECT_SECONDS, _READ_SECONDS)) as response:
+            if response.status_code >= 500:
+                raise _IncompleteError(f"{url} answered {response.status_code}: {advice}")
+            if response.status_code != 200:
+                raise DataError(f"{url} answered {response.status_code} {response.reason}: {advice}")
+            expected = int(response.headers.get("Content-Length", 0)) or None
+            received = 0
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            with Progress(*columns, transient=True) as progress, destination.open("wb") as stream:
+                bar = progress.add_task(f"downloading {destination.name.split('.')[1]}", total=expected)
+                for block in response.iter_content(1 << 16):
+                    stream.write(block)
+                    received += len(block)
+                    progress.update(bar, completed=received)
+    except requests.exceptions.RequestException as error:
+        host = urlsplit(url).netloc
+        raise _IncompleteError(f"cannot download {url} from {host} ({type(error).__name__}): {advice}") from error
+    if expected is not None and received < expected:
+        raise _IncompleteError(f"{url} broke off after {received} of {expected} bytes: {advice}")
+
+
+def _verify(path: Path, blob_id: str, *, cached: bool, url: str = "") -> None:
+    found = git_blob_id(path)
+    if found == blob_id:
+        return
+    if cached:
+        raise DataError(
+            f"cached file {path} is corrupted (blob {found[:12]}, pinned {blob_id[:12]}): "
+            "delete it and it is downloaded again"
+        )
+    raise DataError(
+        f"{url} is not the pinned content (blob {found[:12]}, pinned {blob_id[:12]}); nothing was kept: "
+        f"check the server named in {MIRROR_VARIABLE}"
+    )

@@ -1,0 +1,42 @@
+"""Every error that a user can cause, as one small tree: each text says what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PersonalityBenchError(Exception):
+    """Base of all errors that are reported as one line with exit status 2."""
+
+
+class ConfigurationError(PersonalityBenchError):
+    """A suite, option, name or setting is wrong."""
+
+
+class DataError(PersonalityBenchError):
+    """Questions or descriptions are missing, empty, altered or cannot be fetched."""
+
+
+class ModelError(PersonalityBenchError):
+    """A model cannot be found, fetched, converted or loaded."""
+
+
+class MissingDependencyError(PersonalityBenchError):
+    """An optional package is not installed."""
+
+
+class StorageError(PersonalityBenchError):
+    """A file cannot be written or is damaged; what was finished before is kept."""
+
+
+class NeedsNotMetError(PersonalityBenchError):
+    """A method needs something that the chosen backend cannot do."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
+    """Make the error for a name that is not registered, with the nearest known one."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return ConfigurationError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names) or 'none'}")

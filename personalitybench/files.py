@@ -1,0 +1,178 @@
+"""Files that survive a kill: atomic writes, append-only JSON lines, content hashes, the cache folder.
+
+Every stage of the way of the data writes through here, so nothing half-written is ever read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from personalitybench.errors import StorageError
+
+CACHE_VARIABLE = "PERSONALITYBENCH_CACHE"
+
+
+def cache_folder(*parts: str) -> Path:
+    """Folder of the user's cache (``PERSONALITYBENCH_CACHE`` or the platform's), created if it is missing.
+
+    Raises:
+        StorageError: It cannot be created.
+    """
+    root = os.environ.get(CACHE_VARIABLE)
+    folder = (Path(root) if root else platformdirs.user_cache_path("personalitybench")).joinpath(*parts)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot create the cache folder {folder} ({error.strerror}): name a writable one in {CACHE_VARIABLE}"
+        ) from error
+    return folder
+
+
+def canonical_json(value: Any) -> str:
+    """Serialise so that equal values give equal text: sorted keys, no spaces, plain UTF-8, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 of a JSON value, as 64 hex digits."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, as 64 hex digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def git_blob_id(path: Path) -> str:
+    """Identity that git gives to a file's content: SHA-1 over ``blob <size>``, a zero byte, and the bytes."""
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed.
+
+    Raises:
+        StorageError: The disk is full or the folder is not writable; the old file is untouched.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise _storage_error(path, error) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically, readable by people."""
+    write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        StorageError: It is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise StorageError(f"{path} is not JSON ({error}): delete it or restore it") from error
+
+
+class JsonLines:
+    """An append-only file of JSON objects that tolerates a kill in the middle of a line.
+
+    A line counts once its newline is on disk. What stands after the last newline was being written
+    when a process died; it is cut off before the next append, so appended lines never glue to it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the complete lines.
+
+        Raises:
+            StorageError: A complete line is not a JSON object: the file was altered.
+        """
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if not line.endswith(b"\n"):
+                    return
+                try:
+                    value = json.loads(line)
+                except ValueError:
+                    value = None
+                if not isinstance(value, dict):
+                    raise StorageError(
+                        f"{self.path}:{number} is not a JSON object: restore the file, or delete it to make it again"
+                    )
+                yield value
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows and flush them to disk.
+
+        Raises:
+            StorageError: The disk is full or the folder is not writable; complete lines stay.
+        """
+        data = b"".join(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
+        if not data:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab+") as stream:
+                stream.truncate(self._complete_bytes(stream))
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise _storage_error(self.path, error) from error
+
+    @staticmethod
+    def _complete_bytes(stream: Any) -> int:
+        """Length up to and including the last newline, found from the end."""
+        end = stream.seek(0, os.SEEK_END)
+        position = end
+        while position > 0:
+            start = max(0, position - 65536)
+            stream.seek(start)
+            found = stream.read(position - start).rfind(b"\n")
+            if found >= 0:
+                return int(start + found + 1)
+            position = start
+        return 0
+
+
+def _storage_error(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"cannot write {path}: {error.strerror or error}; what was finished before is kept, "
+        "so the same command resumes once there is room and permission"
+    )

@@ -1,0 +1,107 @@
+"""What the offline judge sees of an answer: one pass of a small language model over the text.
+
+The pass gives two things. The hidden states of a middle layer, averaged over the answer, carry what kind of person
+speaks; the likelihood of the tokens tells how much the text reads like language. Each answer is read alone (no
+batch, no padding), so its features never depend on what else is judged.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from personalitybench.backends.loading import quiet_libraries
+from personalitybench.errors import MissingDependencyError
+from personalitybench.metrics.fluency import measure_text
+from personalitybench.models import DEMO_MODEL, packaged_folder
+
+LAYER = 15  # of 30; chosen by cross-validation over questions, see judges/offline/report.md
+MAX_TOKENS = 512
+
+FLUENCY_FEATURES = ("mean_nll", "worst_nll", "repetition", "distinct_2")
+
+Vector = npt.NDArray[np.float32]
+
+_WORD = re.compile(r"\w")
+
+
+@dataclass(frozen=True)
+class AnswerFeatures:
+    """What one pass over an answer gave.
+
+    Attributes:
+        state: Mean hidden state after layer :data:`LAYER` over the answer's tokens; shape [hidden size].
+        fluency: The values of :data:`FLUENCY_FEATURES`: mean negative log-likelihood of a token (nats), mean of the
+            worst tenth of the tokens, share of repeated word triples, share of distinct word pairs.
+    """
+
+    state: Vector
+    fluency: Vector
+
+
+def is_readable(answer: str) -> bool:
+    """Whether there is anything to judge: at least one word character."""
+    return bool(_WORD.search(answer))
+
+
+class AnswerReader:
+    """A small language model that reads answers (SmolLM2-135M-Instruct, as the demo uses it).
+
+    Raises:
+        MissingDependencyError: torch or transformers is not installed.
+        ModelError: The model cannot be fetched.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import torch  # noqa: PLC0415 (heavy, and optional)
+            from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+        except ImportError as error:
+            raise MissingDependencyError(
+                "the offline judge needs torch and transformers: pip install 'personalitybench[hf]'"
+            ) from error
+        folder = packaged_folder(DEMO_MODEL)
+        self._torch: Any = torch
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        with quiet_libraries():
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        self._model: Any = model.to(self._device).eval()
+        self._prefix: list[int] = self._tokenizer(f"{self._tokenizer.bos_token}assistant\n")["input_ids"]
+
+    def read(self, answer: str) -> AnswerFeatures:
+        """Read an answer; what follows its first :data:`MAX_TOKENS` tokens is not read.
+
+        Raises:
+            ValueError: There is nothing to read.
+        """
+        if not is_readable(answer):
+            raise ValueError("an answer without a word has no features")
+        torch, start = self._torch, len(self._prefix)
+        tokens = self._tokenizer(answer.strip(), truncation=True, max_length=MAX_TOKENS)["input_ids"]
+        ids = torch.tensor([self._prefix + tokens], device=self._device)
+        with torch.inference_mode():
+            output = self._model(ids, output_hidden_states=True)
+            state = output.hidden_states[LAYER][0, start:].float().mean(0)
+            likelihood = torch.log_softmax(output.logits[0, start - 1 : -1].float(), dim=-1)
+            losses = -likelihood.gather(1, ids[0, start:, None])[:, 0]
+        worst = torch.topk(losses, max(1, len(losses) // 10)).values.mean()
+        measured = measure_text(answer)
+        fluency = [
+            losses.mean().item(),
+            worst.item(),
+            measured.get("repetition", 0.0),
+            measured.get("distinct_2", 1.0),
+        ]
+        return AnswerFeatures(state.cpu().numpy(), np.array(fluency, dtype=np.float32))
+
+
+@lru_cache(maxsize=1)
+def shared_reader() -> AnswerReader:
+    """One reader for a process."""
+    return AnswerReader()

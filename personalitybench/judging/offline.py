@@ -1,0 +1,77 @@
+"""The offline judge: rates any answer for any trait and for fluency without a key or a network.
+
+It is a judge for development and for demonstrations. Its numbers are not those of GPT-4o: see its report in
+``judges/offline/report.md`` for how well it tells the poles apart on texts that it never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from personalitybench.errors import unknown_name
+from personalitybench.files import content_hash, sha256_file
+from personalitybench.judging.base import FLUENCY, JudgeProfile, Rating, RatingRequest, Unrated, Verdict
+from personalitybench.judging.features import AnswerFeatures, is_readable, shared_reader
+from personalitybench.judging.heads import load_heads
+from personalitybench.models import DEMO_MODEL
+from personalitybench.resources import bundled
+from personalitybench.validation import validate
+
+EMPTY_ANSWER = "empty_answer"
+_DIGITS = 4
+
+
+class OfflineSettings(BaseModel):
+    """Settings of the profile: ``heads`` is a file below ``judges/``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    heads: str
+
+
+class OfflineJudge:
+    """Heads trained on hand-written answers, over one pass of a small language model.
+
+    Args:
+        profile: Its profile.
+    """
+
+    summary: ClassVar[str] = "trained heads over a small language model; no key, no network"
+
+    def __init__(self, profile: JudgeProfile) -> None:
+        self.profile = profile
+        settings = validate(OfflineSettings, profile.settings, f"judge profile {profile.id!r}: settings")
+        self._path = bundled("judges", *settings.heads.split("/"))
+        self._heads = load_heads(self._path)
+
+    @property
+    def rubric_sha256(self) -> str:
+        """Hash of the heads and of the model whose states they read."""
+        return content_hash([sha256_file(self._path), DEMO_MODEL.sha256])
+
+    async def rate(self, items: Sequence[RatingRequest]) -> Sequence[Verdict]:
+        """Rate items; an answer without a word is unrated.
+
+        Raises:
+            ConfigurationError: There is no head for an aspect.
+        """
+        return [self._rate(item) for item in items]
+
+    def _rate(self, item: RatingRequest) -> Verdict:
+        if item.aspect not in self._heads:
+            raise unknown_name("aspect to rate", item.aspect, self._heads)
+        if not is_readable(item.answer):
+            return Unrated(EMPTY_ANSWER, "the answer has no word")
+        features = _read(item.answer)
+        seen = features.fluency if item.aspect == FLUENCY else features.state
+        return Rating(round(self._heads[item.aspect].rating(seen), _DIGITS))
+
+
+@lru_cache(maxsize=4096)
+def _read(answer: str) -> AnswerFeatures:
+    """Features of an answer; the pass over the model is made once for all aspects."""
+    return shared_reader().read(answer)

@@ -1,0 +1,200 @@
+"""Cells become rows: the same code for a run of this project and for lm-eval's own result files."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from personalitybench.errors import DataError
+from personalitybench.files import content_hash
+from personalitybench.judging import Rating, Verdict
+from personalitybench.leaderboard.schema import (
+    Composite,
+    JudgeId,
+    Leaderboard,
+    Provenance,
+    Row,
+    RowIdentity,
+    TargetResult,
+)
+from personalitybench.metrics.fluency import measure_text
+from personalitybench.metrics.statistics import sum_interval, summarise
+from personalitybench.traits import TARGETS, TRAIT_NAMES, Pole, Target
+
+_DIGITS = 6  # figures are rounded so that a board is the same text on every machine
+
+Scores = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class JudgedAnswer:
+    """An answer with its verdicts."""
+
+    question_id: str
+    answer: str
+    trait: Verdict
+    fluency: Verdict
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The judged answers of one target under one setting and seed.
+
+    Attributes:
+        model: ``name`` and ``revision``.
+        settings: What :meth:`personalitybench.tasks.PersonalityTask.identity` gave (method, data, protocol, seed).
+        judge: Fingerprint of the judge.
+        target: The target.
+        answers: The judged answers.
+        provenance: How they came to be.
+    """
+
+    model: Mapping[str, str]
+    settings: Mapping[str, Any]
+    judge: Mapping[str, str]
+    target: Target
+    answers: Sequence[JudgedAnswer]
+    provenance: Provenance
+
+
+def build_board(name: str, cells: Iterable[Cell], caveat: str = "", source: str = "") -> Leaderboard:
+    """Aggregate cells into a board.
+
+    Cells that agree in everything but target and seed form a row. Rows are sorted by their average composite.
+
+    Raises:
+        DataError: There is no cell, or the cells come from different judges.
+    """
+    grouped: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        settings = {key: value for key, value in cell.settings.items() if key != "seed"}
+        grouped[content_hash([dict(cell.model), settings, dict(cell.judge)])].append(cell)
+    if not grouped:
+        raise DataError(f"board {name!r}: there are no judged answers to build it from")
+    judges = {content_hash(dict(group[0].judge)): group[0].judge for group in grouped.values()}
+    if len(judges) > 1:
+        ids = ", ".join(sorted(judge["id"] for judge in judges.values()))
+        raise DataError(f"board {name!r}: its rows come from different judges ({ids}): make one board for each")
+    rows = sorted((_build_row(group) for group in grouped.values()), key=lambda row: (-_rank(row), row.id))
+    judge = JudgeId.model_validate(next(iter(judges.values())))
+    return Leaderboard(name=name, status="recomputed", judge=judge, caveat=caveat, source=source, rows=rows)
+
+
+def _rank(row: Row) -> float:
+    return row.average.mean if row.average.mean is not None else -math.inf
+
+
+def _build_row(cells: Sequence[Cell]) -> Row:
+    cells = sorted(cells, key=lambda cell: (TARGETS.index(cell.target), cell.settings["seed"]))
+    scores: dict[Target, Scores] = defaultdict(lambda: defaultdict(list))
+    fluency: dict[Target, Scores] = defaultdict(lambda: defaultdict(list))
+    answers: dict[Target, list[JudgedAnswer]] = defaultdict(list)
+    for cell in cells:
+        for answer in sorted(cell.answers, key=lambda answer: answer.question_id):
+            answers[cell.target].append(answer)
+            trait_scores = scores[cell.target][answer.question_id]
+            fluency_scores = fluency[cell.target][answer.question_id]
+            if isinstance(answer.trait, Rating):
+                trait_scores.append(cell.target.score(answer.trait.value))
+            if isinstance(answer.fluency, Rating):
+                fluency_scores.append(answer.fluency.value)
+    identity = _identity(cells)
+    traits, average = composites(scores)
+    fluency_traits, fluency_average = composites(fluency)
+    return Row(
+        id=Row.make_id(identity),
+        identity=identity,
+        provenance=cells[0].provenance,
+        targets={str(target): _target_result(answers[target], scores[target], fluency[target]) for target in answers},
+        traits=traits,
+        average=average,
+        fluency_traits=fluency_traits,
+        fluency_average=fluency_average,
+    )
+
+
+def _identity(cells: Sequence[Cell]) -> RowIdentity:
+    first = cells[0]
+    questions = sorted({answer.question_id for cell in cells for answer in cell.answers})
+    return RowIdentity.model_validate(
+        {
+            "model": dict(first.model),
+            "method": first.settings["method"],
+            "judge": dict(first.judge),
+            "data": {
+                **first.settings["data"],
+                "questions": len(questions),
+                "questions_sha256": content_hash(questions),
+            },
+            "protocol": first.settings["protocol"],
+            "seeds": sorted({cell.settings["seed"] for cell in cells}),
+        }
+    )
+
+
+def _target_result(answers: Sequence[JudgedAnswer], scores: Scores, fluency: Scores) -> TargetResult:
+    summary = summarise(scores)
+    rated = sum(map(len, scores.values()))
+    unrated: dict[str, int] = defaultdict(int)
+    measured: dict[str, list[float]] = defaultdict(list)
+    for answer in answers:
+        if not isinstance(answer.trait, Rating):
+            unrated[answer.trait.reason] += 1
+        for measure, value in measure_text(answer.answer).items():
+            measured[measure].append(value)
+    return TargetResult(
+        n=len(answers),
+        rated=rated,
+        coverage=_round(rated / len(answers)) or 0.0,
+        mean=_round(summary.mean),
+        sd=_round(summary.sd),
+        interval=_round_interval(summary.interval),
+        fluency=_round(summarise(fluency).mean),
+        fluency_rated=sum(map(len, fluency.values())),
+        unrated=dict(sorted(unrated.items())),
+        text={m: _round(math.fsum(v) / len(v)) or 0.0 for m, v in sorted(measured.items())},
+    )
+
+
+def composites(scores: Mapping[Target, Scores]) -> tuple[dict[str, Composite], Composite]:
+    """Composite of every trait whose two poles are there, and their average.
+
+    The mean is the sum of both poles' means, the variance the sum of both sample variances (the paper does not
+    say which variance). The average of fewer than five traits is of those that are there.
+    """
+    poles = {
+        name: [scores[target] for pole in Pole if (target := Target(name, pole)) in scores] for name in TRAIT_NAMES
+    }
+    complete = {name: parts for name, parts in poles.items() if len(parts) == len(Pole)}
+    traits = {name: _composite(parts) for name, parts in complete.items()}
+    means = [composite.mean for composite in traits.values() if composite.mean is not None]
+    variances = [composite.variance for composite in traits.values() if composite.variance is not None]
+    whole = bool(traits) and len(means) == len(traits)
+    average = Composite(
+        mean=_round(math.fsum(means) / len(means)) if whole else None,
+        variance=_round(math.fsum(variances) / len(variances)) if len(variances) == len(traits) != 0 else None,
+        interval=_round_interval(sum_interval(list(complete.values()), len(complete))) if whole else None,
+    )
+    return traits, average
+
+
+def _composite(parts: Sequence[Scores]) -> Composite:
+    summaries = [summarise(part) for part in parts]
+    means = [summary.mean for summary in summaries if summary.mean is not None]
+    variances = [summary.sd**2 for summary in summaries if summary.sd is not None]
+    return Composite(
+        mean=_round(math.fsum(means)) if len(means) == len(parts) else None,
+        variance=_round(math.fsum(variances)) if len(variances) == len(parts) else None,
+        interval=_round_interval(sum_interval([parts])),
+    )
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, _DIGITS)
+
+
+def _round_interval(interval: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if interval is None else (round(interval[0], _DIGITS), round(interval[1], _DIGITS))

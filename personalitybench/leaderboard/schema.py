@@ -1,0 +1,145 @@
+"""The schema of a leaderboard file. One board has one judge: rows of different judges are never sorted together.
+
+``leaderboards/schema.json`` is this schema as JSON Schema; a test keeps the two in step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from personalitybench.files import content_hash
+
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
+
+Interval = tuple[float, float]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelId(_Part):
+    """Which weights answered."""
+
+    name: str
+    revision: str = Field(description="hub commit or hash of the weights; 'unstated' where a source does not say")
+
+
+class MethodId(_Part):
+    """How the personality was induced."""
+
+    name: str
+    version: str
+    settings: dict[str, Any] = {}
+    strength: float | None = None
+    artifact: str | None = Field(default=None, description="SHA-256 of what the method's fit left")
+
+
+class JudgeId(_Part):
+    """Who rated."""
+
+    id: str
+    profile_sha256: str
+    rubric_sha256: str
+
+
+class DataId(_Part):
+    """Which questions were asked."""
+
+    source: str
+    revision: str
+    split: str = "evaluate"
+    half: str = "all"
+    questions: int = Field(description="number of distinct questions")
+    questions_sha256: str = Field(description="hash of the sorted question ids")
+
+
+class ProtocolId(_Part):
+    """How the questions were put and the answers drawn."""
+
+    task_version: int
+    prompts: str
+    prompts_sha256: str
+    max_tokens: int | None
+    temperature: float | None
+    repetition_penalty: float | None
+    chat_template: bool
+    left_out: list[str] = Field(default=[], description="settings that the model's interface could not take")
+
+
+class RowIdentity(_Part):
+    """What makes two results comparable or not."""
+
+    model: ModelId
+    method: MethodId
+    judge: JudgeId
+    data: DataId
+    protocol: ProtocolId
+    seeds: list[int]
+
+
+class Provenance(_Part):
+    """How the row came to be; not part of its identity."""
+
+    backend: str = Field(description="lm-eval model type")
+    backend_args: dict[str, Any] = {}
+    batch_size: str | None = None
+    versions: dict[str, str] = {}
+    note: str = ""
+
+
+class TargetResult(_Part):
+    """Scores of one target on the 1-5 scale, seen from the target."""
+
+    n: int = Field(description="answers")
+    rated: int = Field(description="answers that have a rating")
+    coverage: float = Field(ge=0, le=1, description="rated / n")
+    mean: float | None
+    sd: float | None = Field(default=None, description="sample standard deviation over answers (n-1)")
+    interval: Interval | None = Field(default=None, description="95 % percentile bootstrap over questions")
+    fluency: float | None = Field(default=None, description="mean rating of fluency, 1-5")
+    fluency_rated: int = 0
+    unrated: dict[str, int] = Field(default={}, description="unrated answers by reason")
+    text: dict[str, float] = Field(default={}, description="means of the objective text measures")
+
+
+class Composite(_Part):
+    """The paper's figure (section 4.1): the sum over both poles of the mean scores (2-10), and of the variances."""
+
+    mean: float | None
+    variance: float | None = None
+    interval: Interval | None = None
+
+
+class Row(_Part):
+    """One result."""
+
+    id: str = Field(description="hash of the identity")
+    identity: RowIdentity
+    provenance: Provenance
+    targets: dict[str, TargetResult] = {}
+    traits: dict[str, Composite]
+    average: Composite = Field(description="mean of the traits' composites")
+    fluency_traits: dict[str, Composite] = {}
+    fluency_average: Composite | None = None
+
+    @staticmethod
+    def make_id(identity: RowIdentity) -> str:
+        """Hash an identity, 16 hex digits."""
+        return content_hash(identity.model_dump(mode="json"))[:16]
+
+
+class Leaderboard(_Part):
+    """A board."""
+
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    name: str
+    status: Literal["recomputed", "published"] = Field(
+        description="recomputed: every figure follows from answers and ratings; published: copied from a publication"
+    )
+    judge: JudgeId
+    caveat: str = Field(default="", description="what a reader of this judge's numbers must know")
+    source: str = ""
+    rows: list[Row]

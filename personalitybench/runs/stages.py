@@ -1,0 +1,329 @@
+"""The four stages of a run: fit, generate, judge, score. Each reads files and appends files; nothing is carried over.
+
+Stages are repeatable: what is complete is passed over, what is half done goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.tasks import TaskManager
+
+from personalitybench.backends.loading import (
+    LOCAL_BACKENDS,
+    check_needs,
+    has_chat_template,
+    load_model,
+    plan_batches,
+    quiet_libraries,
+)
+from personalitybench.errors import StorageError
+from personalitybench.judging import create_judge, verdict_from_json
+from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
+from personalitybench.leaderboard.lm_eval_results import model_record, provenance
+from personalitybench.leaderboard.schema import Leaderboard, Provenance
+from personalitybench.methods import FitContext, MethodContext, create_method
+from personalitybench.models import resolve_model
+from personalitybench.prompts import load_wording
+from personalitybench.questions import open_source
+from personalitybench.runs.progress import RunProgress
+from personalitybench.runs.store import CallFolder, RunFolder, Sheet
+from personalitybench.runs.suite import Call, ModelSpec, Suite
+from personalitybench.tasks import (
+    PersonalityTask,
+    judge_answers,
+    judge_fingerprint,
+    package_versions,
+    tasks_folder,
+)
+from personalitybench.traits import Target
+
+STAGES = ("fit", "generate", "judge", "score")
+_JUDGED_AT_A_TIME = 8  # answers between two writes; a kill loses at most these
+
+
+class Run:
+    """A suite and the folder that it runs in.
+
+    Args:
+        suite: What to run.
+        folder: Where answers, ratings and boards go.
+        progress: Where progress is shown.
+    """
+
+    def __init__(self, suite: Suite, folder: Path, progress: RunProgress) -> None:
+        self.suite = suite
+        self.store = RunFolder(folder)
+        self.progress = progress
+        self.targets = suite.parsed_targets()
+        self._arguments: dict[str, dict[str, Any]] = {}
+        self._commits: dict[str, str] = {}
+        self._loaded: tuple[str, LM] | None = None
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything runs: unknown names, wrong settings, needs that are not met.
+
+        Raises:
+            PersonalityBenchError: The first thing that is wrong.
+        """
+        for judge in self.suite.judges:
+            create_judge(judge)
+        for call in self.suite.calls():
+            method = create_method(call.method.name, call.method.settings, self._context(call.seed), call.strength)
+            check_needs(call.method.name, method.needs, call.model.backend)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process out of the folder.
+
+        Raises:
+            StorageError: One is in it, or it cannot be written.
+        """
+        folder = self.store.folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            text = f"another process is running in {folder}: wait for it, or name another folder with --output"
+            raise StorageError(text) from error
+        except PermissionError as error:
+            raise StorageError(f"cannot write in {folder}: name another folder with --output") from error
+
+    def fit(self) -> None:
+        """Fit every method that fits anything, once for each model and seed."""
+        for call in self.suite.calls():
+            folder = self._fit_folder(call)
+            if (folder / "done").is_file():
+                continue
+            context = FitContext(
+                model=str(self._model_arguments(call.model).get("pretrained", call.model.name)),
+                source=self._source(),
+                wording=load_wording(self.suite.protocol.prompts),
+                folder=folder / "artifact",
+                seed=call.seed,
+            )
+            method = create_method(call.method.name, call.method.settings, self._context(call.seed))
+            with self.progress.stage("fit", call.label, total=1, done=0, unit="fits") as stage:
+                if method.fit(context) is not None:
+                    stage.advance(1)
+                    (folder / "done").touch()
+
+    def generate(self) -> None:
+        """Ask every question that has no answer yet."""
+        for call in self.suite.calls():
+            folder = self._call_folder(call)
+            sheets = {target: folder.answers(target) for target in self.targets}
+            if all(sheet.complete for sheet in sheets.values()):
+                continue
+            model = self._load(call.model)
+            tasks = self._tasks(call)
+            requests = self._requests(tasks, model)
+            folder.start(self._record(call, tasks[self.targets[0]]))
+            self._answer(call, model, requests, sheets)
+            for sheet in sheets.values():
+                sheet.finish()
+        self._loaded = None
+
+    def judge(self) -> None:
+        """Have every answer rated that has no verdict yet; needs no model of the suite."""
+        for call in self.suite.calls():
+            folder = self._call_folder(call)
+            for judge in self.suite.judges:
+                fingerprint = judge_fingerprint(judge)
+                pairs = [
+                    (self._complete_answers(folder, target, call), folder.ratings(target, fingerprint))
+                    for target in self.targets
+                ]
+                pending = [(answers, ratings) for answers, ratings in pairs if not ratings.complete]
+                total = sum(len(answers) for answers, _ in pending)
+                done = sum(len(_judged_ids(ratings)) for _, ratings in pending)
+                with self.progress.stage(
+                    "judge", f"{call.label} by {judge}", total=total, done=done, unit="answers"
+                ) as stage:
+                    for answers, ratings in pending:
+                        self._rate(judge, answers, ratings, stage)
+                        ratings.finish()
+
+    def score(self) -> dict[str, Leaderboard]:
+        """Aggregate into one board for each judge."""
+        boards = {}
+        for judge in self.suite.judges:
+            fingerprint = judge_fingerprint(judge)
+            cells = [cell for call in self.suite.calls() for cell in self._cells(call, fingerprint)]
+            caveat = create_judge(judge).profile.caveat
+            boards[judge] = build_board(self.suite.name, cells, caveat=caveat)
+        return boards
+
+    # What the stages share.
+
+    def _source(self) -> Any:
+        return open_source(self.suite.questions.source, self.suite.questions.data_dir)
+
+    def _context(self, seed: int) -> MethodContext:
+        return MethodContext(load_wording(self.suite.protocol.prompts), self._source(), seed)
+
+    def _fit_folder(self, call: Call) -> Path:
+        return self.store.call(f"fit-{call.label}", {**self._plan(call), "stage": "fit"}).folder
+
+    def _artifact(self, call: Call) -> str | None:
+        folder = self._fit_folder(call)
+        return str(folder / "artifact") if (folder / "done").is_file() else None
+
+    def _tasks(self, call: Call) -> dict[Target, PersonalityTask]:
+        """The lm-eval tasks of a call, as ``lm_eval --metadata`` would build them."""
+        metadata = self.suite.task_metadata(call, self._artifact(call))
+        manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata)
+        names = {target: f"personalitybench_{target.trait}_{target.pole}" for target in self.targets}
+        with quiet_libraries():
+            loaded = manager.load(list(names.values()))["tasks"]
+        return {target: loaded[name] for target, name in names.items()}
+
+    def _requests(self, tasks: dict[Target, PersonalityTask], model: LM) -> list[tuple[Target, Instance]]:
+        chat = has_chat_template(model)
+        with quiet_libraries():
+            for task in tasks.values():
+                task.build_all_requests(
+                    limit=self.suite.questions.limit,
+                    apply_chat_template=chat,
+                    fewshot_as_multiturn=chat,
+                    chat_template=model.apply_chat_template if chat else None,
+                )
+        return [(target, request) for target, task in tasks.items() for request in task.instances]
+
+    def _answer(
+        self, call: Call, model: LM, requests: list[tuple[Target, Instance]], sheets: dict[Target, Sheet]
+    ) -> None:
+        """Run the batches that miss an answer, whole, so that a resumed run forms the same batches."""
+        done = {target: {row["id"] for row in sheet.lines.read()} for target, sheet in sheets.items()}
+        batches = plan_batches(model, [request for _, request in requests], call.model.batch_size)
+        finished = sum(map(len, done.values()))
+        with self.progress.stage("generate", call.label, total=len(requests), done=finished, unit="answers") as stage:
+            for batch in batches:
+                asked = [requests[index] for index in batch]
+                if all(request.doc["id"] in done[target] for target, request in asked):
+                    continue
+                with quiet_libraries():
+                    answers = model.generate_until([request for _, request in asked], disable_tqdm=True)
+                rows: dict[Target, list[dict[str, Any]]] = {}
+                for (target, request), answer in zip(asked, answers, strict=True):
+                    if request.doc["id"] not in done[target]:
+                        rows.setdefault(target, []).append(_answer_row(request, answer))
+                for target, new in rows.items():
+                    sheets[target].lines.append(new)
+                stage.advance(sum(map(len, rows.values())))
+
+    def _rate(self, judge: str, answers: list[dict[str, Any]], ratings: Sheet, stage: Any) -> None:
+        judged = _judged_ids(ratings)
+        missing = [row for row in answers if row["id"] not in judged]
+        for start in range(0, len(missing), _JUDGED_AT_A_TIME):
+            chunk = missing[start : start + _JUDGED_AT_A_TIME]
+            verdicts = judge_answers(judge, chunk, [row["answer"] for row in chunk])
+            ratings.lines.append(
+                {"id": row["id"], **{aspect: verdict.to_json() for aspect, verdict in found.items()}}
+                for row, found in zip(chunk, verdicts, strict=True)
+            )
+            stage.advance(len(chunk))
+
+    def _complete_answers(self, folder: CallFolder, target: Target, call: Call) -> list[dict[str, Any]]:
+        sheet = folder.answers(target)
+        if not sheet.complete:
+            raise StorageError(
+                f"{sheet.path} is not complete: run the stage 'generate' for {call.label} first (it resumes)"
+            )
+        return list(sheet.lines.read())
+
+    def _cells(self, call: Call, judge: dict[str, str]) -> Iterator[Cell]:
+        folder = self._call_folder(call)
+        for target in self.targets:
+            answers = self._complete_answers(folder, target, call)
+            ratings = folder.ratings(target, judge)
+            if not ratings.complete:
+                raise StorageError(f"{ratings.path} is not complete: run the stage 'judge' first (it resumes)")
+            verdicts = {row["id"]: row for row in ratings.lines.read()}
+            record = folder.record
+            judged = [
+                JudgedAnswer(
+                    question_id=row["id"],
+                    answer=row["answer"],
+                    trait=verdict_from_json(verdicts[row["id"]]["trait"]),
+                    fluency=verdict_from_json(verdicts[row["id"]]["fluency"]),
+                )
+                for row in answers
+            ]
+            made = Provenance.model_validate(record["provenance"])
+            yield Cell(record["model"], record["settings"], judge, target, judged, made)
+
+    def _call_folder(self, call: Call) -> CallFolder:
+        return self.store.call(call.label, {**self._plan(call), "artifact": self._artifact(call)})
+
+    def _plan(self, call: Call) -> dict[str, Any]:
+        """All that decides a call's answers and is known before a model is loaded."""
+        arguments = self._model_arguments(call.model)
+        return {
+            "model": model_record(call.model.backend, arguments, self._commit(call.model)),
+            "model_spec": call.model.model_dump(mode="json", exclude={"name", "device"}),
+            "task": {**self.suite.task_metadata(call), "data_dir": None},
+            "questions": self._source().revision,
+            "wording": load_wording(self.suite.protocol.prompts).sha256,
+            "limit": self.suite.questions.limit,
+            "targets": [str(target) for target in self.targets],
+        }
+
+    def _record(self, call: Call, task: PersonalityTask) -> dict[str, Any]:
+        arguments = self._model_arguments(call.model)
+        made = provenance(call.model.backend, arguments, call.model.batch_size, package_versions())
+        return {
+            "model": model_record(call.model.backend, arguments, self._commit(call.model)),
+            "settings": task.identity(),
+            "provenance": made.model_dump(mode="json"),
+        }
+
+    def _model_arguments(self, spec: ModelSpec) -> dict[str, Any]:
+        """Arguments for lm-eval's model class, the model's name resolved."""
+        key = spec.model_dump_json()
+        if key not in self._arguments:
+            arguments = dict(spec.args)
+            if spec.backend in LOCAL_BACKENDS:
+                resolved = resolve_model(spec.name, spec.revision)
+                arguments = {"pretrained": resolved.location, **arguments}
+                if spec.revision:
+                    arguments["revision"] = spec.revision
+                self._commits[key] = resolved.identity.revision
+            elif spec.backend != "dummy":
+                arguments = {"model": spec.name, **arguments}
+            self._arguments[key] = arguments
+        return self._arguments[key]
+
+    def _commit(self, spec: ModelSpec) -> str | None:
+        self._model_arguments(spec)
+        return self._commits.get(spec.model_dump_json())
+
+    def _load(self, spec: ModelSpec) -> LM:
+        """Load a model, or keep the one that the last call used."""
+        key = spec.model_dump_json()
+        if self._loaded is None or self._loaded[0] != key:
+            self._loaded = None  # free the memory before the next one is loaded
+            arguments = self._model_arguments(spec)
+            self._loaded = (key, load_model(spec.backend, arguments, spec.batch_size, spec.device))
+        return self._loaded[1]
+
+
+def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:
+    return {
+        "id": request.doc["id"],
+        "trait": request.doc["trait"],
+        "question": request.doc["question"],
+        "prompt": request.args[0],
+        "answer": answer or "",
+    }
+
+
+def _judged_ids(ratings: Sheet) -> set[str]:
+    return {row["id"] for row in ratings.lines.read()}

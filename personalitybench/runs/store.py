@@ -1,0 +1,113 @@
+"""What a run keeps on disk. Answers and ratings are appended; a manifest is written last: it means "complete".
+
+::
+
+    <run>/suite.yaml                                      what was run
+    <run>/calls/<label>-<hash>/call.json                  identity of the settings, provenance
+    <run>/calls/<label>-<hash>/<target>/answers.jsonl     one line an answer
+    <run>/calls/<label>-<hash>/<target>/answers.json      manifest: count and hash
+    <run>/calls/<label>-<hash>/<target>/<judge>.jsonl     one line a verdict, two verdicts an answer
+    <run>/calls/<label>-<hash>/<target>/<judge>.json      manifest
+
+A folder's hash is that of its identity, so changed settings never meet old answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from personalitybench.errors import StorageError
+from personalitybench.files import JsonLines, content_hash, read_json, sha256_file, write_json
+from personalitybench.traits import Target
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A file of JSON lines with a manifest beside it that is written when the file is complete."""
+
+    path: Path
+
+    @property
+    def lines(self) -> JsonLines:
+        """The lines."""
+        return JsonLines(self.path)
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest."""
+        return self.path.with_suffix(".json")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the manifest is there.
+
+        Raises:
+            StorageError: The lines are not those that the manifest was written for.
+        """
+        if not self.manifest.is_file():
+            return False
+        recorded = read_json(self.manifest)
+        if not self.path.is_file() or sha256_file(self.path) != recorded.get("sha256"):
+            raise StorageError(
+                f"{self.path} was altered after it was complete: restore it, or delete it and {self.manifest.name} "
+                "to make it again"
+            )
+        return True
+
+    def finish(self, **about: Any) -> None:
+        """Write the manifest."""
+        count = sum(1 for _ in self.lines.read())
+        write_json(self.manifest, {"lines": count, "sha256": sha256_file(self.path), **about})
+
+
+@dataclass(frozen=True)
+class CallFolder:
+    """The folder of one call."""
+
+    folder: Path
+
+    def answers(self, target: Target) -> Sheet:
+        """Sheet of answers: ``id``, ``question``, ``prompt``, ``answer``."""
+        return Sheet(self._target_folder(target) / "answers.jsonl")
+
+    def ratings(self, target: Target, judge: Mapping[str, str]) -> Sheet:
+        """Sheet of verdicts: ``id``, ``aspect``, and a rating or the reason why there is none."""
+        name = f"{judge['id']}-{content_hash(dict(judge))[:8]}.jsonl"
+        return Sheet(self._target_folder(target) / name)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Identity and provenance.
+
+        Raises:
+            StorageError: The call was never started.
+        """
+        found: dict[str, Any] = read_json(self.folder / "call.json")
+        return found
+
+    def start(self, record: Mapping[str, Any]) -> None:
+        """Write identity and provenance, once."""
+        if not (self.folder / "call.json").is_file():
+            write_json(self.folder / "call.json", dict(record))
+
+    def _target_folder(self, target: Target) -> Path:
+        return self.folder / str(target).replace(":", "-")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run."""
+
+    folder: Path
+
+    def call(self, label: str, identity: Mapping[str, Any]) -> CallFolder:
+        """Folder of a call, named by its identity."""
+        return CallFolder(self.folder / "calls" / f"{label}-{content_hash(dict(identity))[:12]}")
+
+    def calls(self) -> Iterator[CallFolder]:
+        """All calls that were started."""
+        for path in sorted((self.folder / "calls").glob("*/call.json")):
+            yield CallFolder(path.parent)

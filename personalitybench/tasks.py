@@ -1,0 +1,390 @@
+"""The lm-eval tasks: questions in, requests out, verdicts back as metrics. The judge is a filter.
+
+A run of this project uses these same task objects, so prompts and answers are those of ``lm_eval``.
+Method, judge and question source are chosen with lm-eval's ``--metadata``; :class:`TaskOptions` lists the keys.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lm_eval.api.filter import Filter
+from lm_eval.api.instance import Instance
+from lm_eval.api.registry import register_filter
+from lm_eval.api.task import ConfigurableTask
+from pydantic import BaseModel, ConfigDict, Field
+
+from personalitybench.errors import ConfigurationError
+from personalitybench.judging import (
+    FLUENCY,
+    RatingRequest,
+    Verdict,
+    create_judge,
+    rate_all,
+    verdict_from_json,
+)
+from personalitybench.judging.base import Rating
+from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, create_method
+from personalitybench.metrics.fluency import TEXT_MEASURES, measure_text
+from personalitybench.prompts import load_wording
+from personalitybench.questions import Half, Question, QuestionSource, open_source
+from personalitybench.resources import bundled
+from personalitybench.traits import Target
+from personalitybench.validation import validate
+
+logger = logging.getLogger(__name__)
+
+FILTER = "personalitybench-judge"
+UNJUDGED = "unjudged"
+TRAIT_SCORE = "trait_score"
+UNRATED = "unrated"
+TASK_VERSION = 1
+
+
+class TaskOptions(BaseModel):
+    """What ``--metadata`` chooses.
+
+    Attributes:
+        method: Induction method.
+        settings: Its settings.
+        strength: The scalar that scales its effect, for methods that have one.
+        seed: Seed of what the method draws.
+        judge: Judge that rates the answers, or several, or None to leave them unrated.
+        source: ``official`` (downloaded) or ``sample`` (bundled).
+        data_dir: Local folder with the official layout.
+        half: ``dev``, ``test`` or ``all`` questions.
+        prompts: ``project`` or ``official`` wording.
+        max_tokens: New tokens of an answer; the default is the protocol's (400, to identify 500).
+        repetition_penalty: The default is the protocol's (1.15, to identify 1.1).
+        artifact: Folder that a fit left, for methods that need one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = "none"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    strength: float | None = None
+    seed: int = 0
+    judge: str | list[str] | None = "offline"
+    source: str = "sample"
+    data_dir: str | None = None
+    half: Half = "all"
+    prompts: str = "project"
+    max_tokens: int | None = Field(default=None, ge=1)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    artifact: str | None = None
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> TaskOptions:
+        """Pick our keys out of lm-eval's metadata, which also holds the model arguments.
+
+        Raises:
+            ConfigurationError: A value is wrong, or a key looks like a misspelt one of ours.
+        """
+        known = {key: metadata[key] for key in cls.model_fields if key in metadata}
+        for key in metadata.keys() - known.keys():
+            near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.8)
+            if near and near[0] not in known:
+                raise ConfigurationError(f"--metadata: unknown key {key!r}: did you mean {near[0]!r}?")
+        return validate(cls, known, "--metadata")
+
+    @property
+    def judge_ids(self) -> list[str]:
+        """The judges as a list."""
+        return [self.judge] if isinstance(self.judge, str) else list(self.judge or [])
+
+
+@lru_cache(maxsize=16)
+def _source(name: str, data_dir: str | None) -> QuestionSource:
+    """One source object for all tasks of a process, so descriptions are read once."""
+    return open_source(name, data_dir)
+
+
+class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publishes no types
+    """Evaluation questions of one target, asked under an induction method (DESIGN §6).
+
+    Attributes:
+        target: What the method is to induce, and what answers are scored for.
+        options: What ``--metadata`` chose.
+        method: The induction method, ready.
+    """
+
+    VERSION = TASK_VERSION
+    split: ClassVar[str] = "evaluate"
+    default_tokens: ClassVar[int] = 400
+    default_penalty: ClassVar[float] = 1.15
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        metadata = dict(config.get("metadata") or {})
+        self.target = Target.parse(metadata["target"])
+        self.options = TaskOptions.from_metadata(metadata)
+        self.source = _source(self.options.source, self.options.data_dir)
+        self.wording = load_wording(self.options.prompts)
+        self.left_out: list[str] = []
+        self.chat_template = False
+        self.method = self._make_method()
+        config = {key: value for key, value in config.items() if key != "class"}
+        super().__init__(
+            config=config
+            | {
+                "output_type": "generate_until",
+                "test_split": "test",
+                "doc_to_text": "{{question}}",
+                "doc_to_target": "{{target}}",
+                "process_results": score_document,
+                "metric_list": _metric_list(),
+                "filter_list": self._filter_list(),
+                "generation_kwargs": {
+                    "until": [],
+                    "max_gen_toks": self.options.max_tokens or self.default_tokens,
+                    "do_sample": False,
+                    "temperature": 0.0,
+                    "repetition_penalty": self.options.repetition_penalty or self.default_penalty,
+                },
+            }
+        )
+
+    def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
+        """Load the questions (lm-eval's hook); each gets the target's name in a column."""
+        table = self.source.questions(self.split, self.target.trait, self.options.half)  # type: ignore[arg-type]
+        self.dataset = {"test": table.add_column("target", [str(self.target)] * len(table))}
+
+    def induce(self, doc: Mapping[str, Any]) -> Induction:
+        """Bind the method to this task's target and a question."""
+        question = Question.from_row(dict(doc))
+        return self.method.induce(self.target, self.options.strength, question)
+
+    def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:  # noqa: ARG002
+        """Write the user turn."""
+        return self.induce(doc).render(doc["question"])
+
+    def build_all_requests(self, *, chat_template: Any = None, **kwargs: Any) -> None:
+        """Build the requests; leave out what the model's interface cannot take."""
+        self.chat_template = bool(kwargs.get("apply_chat_template"))
+        if not self.chat_template:
+            _warn_about_chat_template()
+        if _speaks_to_api(chat_template):
+            self.left_out = sorted({"repetition_penalty"} & self.config.generation_kwargs.keys())
+            for name in self.left_out:
+                del self.config.generation_kwargs[name]
+        super().build_all_requests(chat_template=chat_template, **kwargs)
+
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Instance:
+        """Make a request; it carries its induction only if that needs more than the prompt."""
+        request = super().construct_requests(doc, ctx, **kwargs)
+        extra = self.induce(doc).extra_args
+        if extra:
+            request.arguments[1]["extra_args"] = {"personalitybench": extra}
+        return request
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the answers and ratings besides the model: half of a row's identity."""
+        artifact = self.method.context.artifact
+        generation = dict(self.config.generation_kwargs)
+        return {
+            "method": {
+                "name": self.options.method,
+                "version": self.method.version,
+                "settings": self.method.settings.model_dump(mode="json"),
+                "strength": self.options.strength,
+                "artifact": artifact.sha256 if artifact else None,
+            },
+            "data": {
+                "source": self.source.name,
+                "revision": self.source.revision,
+                "split": self.split,
+                "half": self.options.half,
+            },
+            "protocol": {
+                "task_version": TASK_VERSION,
+                "prompts": self.wording.name,
+                "prompts_sha256": self.wording.sha256,
+                "max_tokens": generation.get("max_gen_toks"),
+                "temperature": generation.get("temperature"),
+                "repetition_penalty": generation.get("repetition_penalty"),
+                "chat_template": self.chat_template,
+                "left_out": self.left_out,
+            },
+            "seed": self.options.seed,
+        }
+
+    def dump_config(self) -> dict[str, Any]:
+        """Add the identity to what lm-eval writes into ``results_*.json``."""
+        dumped: dict[str, Any] = super().dump_config()
+        judged = {name: judge_fingerprint(name) for name in self.options.judge_ids}
+        record = {
+            "target": str(self.target),
+            "judges": judged,
+            "identity": self.identity(),
+            "versions": package_versions(),
+        }
+        return dumped | {"metadata": {**dumped.get("metadata", {}), "personalitybench": record}}
+
+    def _make_method(self) -> InductionMethod:
+        artifact = Artifact.open(Path(self.options.artifact)) if self.options.artifact else None
+        context = MethodContext(self.wording, self.source, self.options.seed, artifact)
+        return create_method(self.options.method, self.options.settings, context, self.options.strength)
+
+    def _filter_list(self) -> list[dict[str, Any]]:
+        names: list[str | None] = [*self.options.judge_ids] or [None]
+        return [{"name": name or UNJUDGED, "filter": [{"function": FILTER, "judge": name}]} for name in names]
+
+
+class IdentifyTask(PersonalityTask):
+    """Identification questions of one target, asked under a drawn description (``search_neuron.py``).
+
+    500 new tokens, repetition penalty 1.1, no judge. Activations are read off these answers.
+    """
+
+    split: ClassVar[str] = "identify"
+    default_tokens: ClassVar[int] = 500
+    default_penalty: ClassVar[float] = 1.1
+
+    def induce(self, doc: Mapping[str, Any]) -> Induction:
+        """Draw a description and put it into the identification template."""
+        texts = self.source.descriptions[self.target]
+        draw = self.method.context.draw("identify", len(texts), self.target, doc["id"])
+        return Induction("identify", self.target, None, self.wording.identify, texts[draw])
+
+    def _make_method(self) -> InductionMethod:
+        return create_method("none", {}, MethodContext(self.wording, self.source, self.options.seed))
+
+    def _filter_list(self) -> list[dict[str, Any]]:
+        return [{"name": UNJUDGED, "filter": [{"function": FILTER, "judge": None}]}]
+
+
+@register_filter(FILTER)
+class JudgeFilter(Filter):  # type: ignore[misc]  # lm-eval publishes no types
+    """Rates all answers of a task at once, so a judge can work concurrently.
+
+    Each response becomes a JSON text with the verdicts and the text measures of the answer; JSON because lm-eval
+    turns any other object into its ``str`` in the samples file.
+    """
+
+    def __init__(self, judge: str | None = None) -> None:
+        super().__init__()
+        self.judge = judge
+
+    def apply(self, resps: Iterable[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Judge the first response to each document."""
+        answers = [response[0] or "" for response in resps]
+        judged = judge_answers(self.judge, docs, answers) if self.judge else [{} for _ in answers]
+        return [
+            json.dumps({**{k: v.to_json() for k, v in verdicts.items()}, "text": measure_text(answer)})
+            for verdicts, answer in zip(judged, answers, strict=True)
+        ]
+
+
+def judge_answers(judge: str, docs: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[dict[str, Verdict]]:
+    """Rate each answer for its question's trait and for fluency.
+
+    Returns:
+        For each answer ``{"trait": verdict, "fluency": verdict}``.
+    """
+    aspects = [
+        (doc["question"], answer, aspect)
+        for doc, answer in zip(docs, answers, strict=True)
+        for aspect in (doc["trait"], FLUENCY)
+    ]
+    verdicts = list(rate_all(create_judge(judge), [RatingRequest(*aspect) for aspect in aspects]))
+    return [
+        {"trait": trait_verdict, "fluency": fluency_verdict}
+        for trait_verdict, fluency_verdict in zip(verdicts[::2], verdicts[1::2], strict=True)
+    ]
+
+
+def judge_fingerprint(name: str) -> dict[str, str]:
+    """Identity of a judge as a row records it."""
+    judge = create_judge(name)
+    return {
+        "id": judge.profile.id,
+        "profile_sha256": judge.profile.sha256,
+        "rubric_sha256": judge.rubric_sha256,
+    }
+
+
+def score_document(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """Turn one filtered response into metrics; an unrated answer is counted and has no score (DESIGN §6)."""
+    judged = json.loads(results[0])
+    metrics = dict(judged.pop("text"))
+    verdicts = {aspect: verdict_from_json(value) for aspect, value in judged.items()}
+    trait_verdict = verdicts.get("trait")
+    if isinstance(trait_verdict, Rating):
+        metrics[TRAIT_SCORE] = Target.parse(doc["target"]).score(trait_verdict.value)
+    fluency = verdicts.get("fluency")
+    if isinstance(fluency, Rating):
+        metrics[FLUENCY] = fluency.value
+    if trait_verdict is not None:
+        metrics[UNRATED] = float(not isinstance(trait_verdict, Rating))
+    return metrics
+
+
+@lru_cache(maxsize=1)
+def _warn_about_chat_template() -> None:
+    """Say once in a process that prompts are meant for a chat."""
+    logger.warning("prompts are user turns of a chat: add --apply_chat_template unless the model has no template")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what turns questions into answers, for a row's provenance."""
+    found = {}
+    for name in ("personalitybench", "lm_eval", "transformers", "torch", "vllm"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def tasks_folder() -> Path:
+    """Folder with the task files, for ``lm_eval --include_path``."""
+    return bundled("tasks")
+
+
+def _metric_list() -> list[dict[str, Any]]:
+    higher: dict[str, bool | None] = {TRAIT_SCORE: True, FLUENCY: True, UNRATED: False, **TEXT_MEASURES}
+    return [
+        {
+            "metric": name,
+            "aggregation": count if name == UNRATED else "mean",
+            "higher_is_better": better,
+        }
+        for name, better in higher.items()
+    ]
+
+
+class Count(int):
+    """A number of documents that stays a count in lm-eval's groups.
+
+    A group of lm-eval 0.4.13 knows one aggregation, ``sum(value * size) / sum(size)``. Counts add up, whatever
+    the sizes; so weight and divisor leave a count as it is, and the sum over the leaves is the group's count.
+    """
+
+    def __mul__(self, _size: object) -> Count:
+        return self
+
+    def __add__(self, other: int) -> Count:
+        return Count(int(self) + int(other))
+
+    __radd__ = __add__
+
+    def __truediv__(self, _sizes: object) -> Count:
+        return self
+
+
+def count(items: Sequence[float]) -> Count:
+    """Aggregation of ``unrated``: how many."""
+    return Count(sum(items))
+
+
+def _speaks_to_api(chat_template: Any) -> bool:
+    """Whether the requests go to a chat API, told by the model object that the template belongs to."""
+    owner = type(getattr(chat_template, "__self__", None))
+    return any(base.__name__ == "TemplateAPI" for base in owner.__mro__)

@@ -1,0 +1,70 @@
+"""Pydantic's verdicts as one line for the user: the place, what was wrong, the nearest known name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from personalitybench.errors import ConfigurationError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def validate(model: type[M], value: Mapping[str, Any], where: str) -> M:
+    """Validate a mapping.
+
+    Args:
+        model: Pydantic model.
+        value: What the user wrote.
+        where: Which file or option it comes from, for the error.
+
+    Raises:
+        ConfigurationError: The first thing that is wrong, in one line.
+    """
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigurationError(f"{where}: {_explain(error, model)}") from error
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    first = error.errors(include_url=False)[0]
+    location = first["loc"]
+    place = ".".join(str(part) for part in location)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = sorted(_fields_at(model, location[:-1]))
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return f"unknown key {place!r}: {hint}known are {', '.join(known) or 'none'}{more}"
+    if first["type"] == "missing":
+        return f"{place!r} is missing{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+    return f"{place + ': ' if place else ''}{message}{given}{more}"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
+    """Field names of the (nested) model that a location of pydantic's points into."""
+    current: type[BaseModel] | None = model
+    for part in location:
+        if current is None or not isinstance(part, str):
+            continue
+        field = current.model_fields.get(part)
+        if field is None:  # the tag of a union
+            continue
+        current = _model_in(field.annotation)
+    return set(current.model_fields) if current else set()
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None

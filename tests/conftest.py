@@ -1,0 +1,109 @@
+"""What tests share: caches of their own, the demo model, and files that only developers have."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared" / "data" / "personalitybench"
+
+# Set before any test imports a library that reads them.
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def official_files() -> Path:
+    """The official evaluation questions and descriptions, which may not be redistributed."""
+    if not (SHARED / "description.json").is_file():
+        pytest.skip(f"the official data are not at {SHARED}: they have no licence and are not in the repository")
+    return SHARED
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("PERSONALITYBENCH_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_model() -> Path:
+    """The demo model in the user's cache; the first run downloads and converts it."""
+    pytest.importorskip("torch")
+    from personalitybench.models import DEMO_MODEL, packaged_folder
+
+    return packaged_folder(DEMO_MODEL)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with the demo model's tokenizer: real code, in seconds."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+        if (demo_model / name).is_file():
+            shutil.copy(demo_model / name, folder / name)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=2048,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run our command line as a user does: another process, another folder."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "personalitybench.cli", *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"COLUMNS": "200"} | environment,
+            timeout=600,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a suite file."""
+
+    def write(text: str) -> Path:
+        path = tmp_path / "suite.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _no_official_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests name their data themselves."""
+    for name in ("PERSONALITYBENCH_DATA", "PERSONALITYBENCH_MIRROR"):
+        monkeypatch.delenv(name, raising=False)
