@@ -59,29 +59,26 @@ def fill(template: str, **values: str) -> str:
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
 
-_ANSWER_RULE = (
-    "Say what you honestly think, feel and would do, in your own natural voice, without weighing every word. "
-    "Use no more than 300 words."
-)
+_RULE = "Say honestly what you think, feel and do, in your own natural voice. Use no more than 300 words."
+_ASKED = "What would {who} say if someone asked {whom} this?\n\n{{question}}\n\n" + _RULE
 
+# Chosen among four drafts on the dev half of the sample questions with the demo model (docs/reference.md).
 _PROJECT = Wording(
     name="project",
-    plain=(
-        "Answer the question below as a real human being would, not as a language model or an assistant. "
-        f"{_ANSWER_RULE}\n\nQuestion: {{question}}\n\nYour answer:"
-    ),
+    plain="Imagine you are a real person, not a language model. " + _ASKED.format(who="you", whom="you"),
     simple=(
-        "Answer the question below as {personality} human being would, not as a language model or an assistant. "
-        f"{_ANSWER_RULE}\n\nQuestion: {{question}}\n\nYour answer:"
+        "Imagine you are {personality} person, not a language model. "
+        + _ASKED.format(who="{personality} person", whom="them")
+        + " Write as {personality} person."
     ),
     p2=(
-        "{personality}\n\nYou are this human being, not a language model or an assistant. Someone asks you the "
-        f"question below. {_ANSWER_RULE}\n\nQuestion: {{question}}\n\nYour answer:"
+        "Imagine that this is you: {personality}\n\nYou are this person, not a language model. "
+        + _ASKED.format(who="you", whom="you")
+        + " Write as this person."
     ),
     few_shot=(
-        "Here is how one person answered some questions.\n\n{examples}\n\nYou are this same human being, not a "
-        f"language model or an assistant. Answer the next question. {_ANSWER_RULE}\n\n"
-        "Question: {question}\n\nYour answer:"
+        "Imagine that it was you who gave these answers:\n\n{examples}\n\nYou are this same person, not a language "
+        "model. " + _ASKED.format(who="you", whom="you") + " Write as this person."
     ),
     identify=(
         "Below are the portrait of a person and a question. Leave behind who you are and become this person "

@@ -31,7 +31,8 @@ def validate(model: type[M], value: Mapping[str, Any], where: str) -> M:
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    first = error.errors(include_url=False)[0]
+    # A misspelt key is often what makes another one missing, so it is told first.
+    first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     location = first["loc"]
     place = ".".join(str(part) for part in location)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

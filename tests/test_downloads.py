@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import socket
@@ -133,15 +134,30 @@ def test_nobody_listens(cache: Path, blob_id: str, monkeypatch: pytest.MonkeyPat
 def test_corrupted_cache_file(server: Server, blob_id: str) -> None:
     path = downloads.fetch_pinned(PATH, blob_id)
     path.write_bytes(BODY[:-1])
-    with pytest.raises(DataError, match="is corrupted.*delete it"):
+    with pytest.raises(DataError, match=r"is corrupted.*delete it"):
         downloads.fetch_pinned(PATH, blob_id)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; the next test covers it")
 def test_read_only_cache(server: Server, blob_id: str, cache: Path) -> None:
     cache.mkdir(mode=0o555)
     with pytest.raises((DataError, StorageError), match="PERSONALITYBENCH_CACHE"):
         downloads.fetch_pinned(PATH, blob_id)
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"), [(errno.EROFS, "PERSONALITYBENCH_CACHE"), (errno.ENOSPC, "free some space")]
+)
+def test_a_cache_that_cannot_be_written(
+    server: Server, blob_id: str, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(downloads.tempfile, "mkstemp", refuse)
+    with pytest.raises(DataError, match=advice):
+        downloads.fetch_pinned(PATH, blob_id)
+    assert leftovers(cache) == []
 
 
 def test_cache_that_cannot_be_a_folder(server: Server, blob_id: str, cache: Path) -> None:

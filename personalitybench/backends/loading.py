@@ -62,6 +62,7 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
                 f"pip install 'personalitybench[{_extra(backend)}]'"
             ) from error
         try:
+            device = device or _default_device(backend)
             return kind.create_from_arg_obj(dict(args), {"batch_size": batch_size, "device": device})
         except ImportError as error:
             raise MissingDependencyError(
@@ -121,6 +122,15 @@ def _set_transformers_bars(*, enabled: bool) -> None:
     except ImportError:
         return
     (bars.enable_progress_bar if enabled else bars.disable_progress_bar)()
+
+
+def _default_device(backend: str) -> str | None:
+    """The first GPU if torch sees one, else the processor; other backends choose for themselves."""
+    if not backend.startswith(("hf", "huggingface")):
+        return None
+    import torch  # noqa: PLC0415 (heavy, and optional)
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
 def _extra(backend: str) -> str:

@@ -58,3 +58,4 @@ def save_heads(heads: dict[str, Head], path: Path) -> None:
         tensors[f"{aspect}.weights"] = head.weights.astype(np.float32)
         tensors[f"{aspect}.bias"] = np.array([head.bias], dtype=np.float32)
     save_file(tensors, path)
+    path.chmod(0o644)

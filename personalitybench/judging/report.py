@@ -18,7 +18,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         "",
         f"It reads an answer with {report['model']} (weights {report['weights_sha256'][:12]}), averages the hidden "
         f"states after layer {report['layer']} over the answer, and applies one linear head a trait. The heads were "
-        f"fitted on {report['answers']} answers written for this project (`answers.jsonl`). All figures below are "
+        f"fitted on {report['answers']} answers written for this project (`answers/`). All figures below are "
         f"about answers to questions that the head did not see ({report['folds']} folds, split by question). The "
         "layer and the penalty were chosen by the same folds, one value for all traits.",
         "",
@@ -55,6 +55,9 @@ def to_markdown(report: Mapping[str, Any]) -> str:
         for kind, rating in fluency["mean_rating"].items()
     ]
     lines += [
+        "",
+        "The reader is the demo model itself, so what that model wrote looks likely to it and its judged fluency "
+        "stands at the ceiling; the objective measures beside it (repetition, unfinished answers) show a collapse.",
         "",
         "To train it again: `pip install 'personalitybench[train]'`, then "
         "`python -m personalitybench.judging.training`.",

@@ -1,8 +1,8 @@
 """Train the offline judge and report how well it does: ``python -m personalitybench.judging.training``.
 
-Reads ``judges/offline/answers.jsonl`` (hand-written answers of known pole), writes ``heads.safetensors``,
-``report.json`` and ``report.md`` beside it. Needs the extra ``[train]``. Every figure of the report is about texts
-by questions that the head did not see: eight folds, split by question.
+Reads ``judges/offline/answers/<trait>.jsonl`` (hand-written answers of known pole to the sample's questions) and
+writes ``heads.safetensors``, ``report.json`` and ``report.md`` beside that folder. Needs the extra ``[train]``.
+Every figure of the report is about answers to questions that the head did not see: eight folds, split by question.
 """
 
 from __future__ import annotations
@@ -36,15 +36,20 @@ Array = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 
 FOLDS = 8
-TRAIT_PENALTY = 0.003  # C of the logistic regression; the same for all traits
+TRAIT_PENALTY = 0.01  # C of the logistic regression; the same for all traits
 FLUENCY_PENALTY = 1.0
+_SPOILT_EVERY = 12  # one answer in so many is spoilt, in every way
 _LABELS = {"high": 1.0, "neutral": 0.5, "low": 0.0}
 
 
 def main() -> None:
     """Train, report, write."""
     folder = bundled("judges", "offline")
-    rows = list(JsonLines(folder / "answers.jsonl").read())
+    rows = [
+        {**row, "trait": trait}
+        for trait in TRAIT_NAMES
+        for row in JsonLines(folder / "answers" / f"{trait}.jsonl").read()
+    ]
     vader = _vader(rows)
     embedded = _embed([row["answer"] for row in rows])
     features = _features([row["answer"] for row in rows])
@@ -116,7 +121,7 @@ def _soft_labels(rows: Sequence[Row]) -> Array:
 
 
 def _questions(rows: Sequence[Row]) -> list[str]:
-    return [row["question"] for row in rows]
+    return [row["question_id"] for row in rows]
 
 
 def _trait_report(rows: Sequence[Row], logits: Array, minilm: Array, vader: Array) -> dict[str, Any]:
@@ -146,7 +151,7 @@ def _pairwise(rows: Sequence[Row], scores: Array) -> float:
     """Share of (high, low) pairs of answers to one question that the scores order rightly; a tie counts half."""
     by_question: dict[str, dict[str, list[float]]] = {}
     for row, score in zip(rows, scores, strict=True):
-        by_question.setdefault(row["question"], {}).setdefault(row["pole"], []).append(float(score))
+        by_question.setdefault(row["question_id"], {}).setdefault(row["pole"], []).append(float(score))
     outcomes = [
         1.0 if high > low else 0.5 if high == low else 0.0
         for found in by_question.values()
@@ -170,12 +175,12 @@ def _calibration_error(labels: npt.NDArray[np.bool_], probabilities: Array, bins
 def _fluency(rows: Sequence[Row], features: Sequence[AnswerFeatures]) -> tuple[Head, dict[str, Any]]:
     """Fit the head for fluency: the answers as they are (5) and spoilt (1-3)."""
     texts, labels, groups, kinds = [], [], [], []
-    for row in rows[::3]:
+    for row in rows[::_SPOILT_EVERY]:
         digest = hashlib.sha256(row["answer"].encode()).digest()
         for kind, (spoil, rating) in CORRUPTIONS.items():
             texts.append(spoil(row["answer"], random.Random(digest)))  # noqa: S311 (reproducible, not secret)
             labels.append((rating - 1.0) / 4.0)
-            groups.append(row["question"])
+            groups.append(row["question_id"])
             kinds.append(kind)
     spoilt = np.stack([feature.fluency for feature in _features(texts)])
     whole = np.stack([feature.fluency for feature in features])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,25 @@ def read_board(path: Path) -> Leaderboard:
     return validate(Leaderboard, content, f"leaderboard {path}")
 
 
-def method_label(row: Row) -> str:
-    """A method with what distinguishes it, e.g. ``npti γ=1.4``."""
+def row_labels(board: Leaderboard) -> dict[str, str]:
+    """What to call each row: its method with the strength, and with settings where rows differ in nothing else.
+
+    Returns:
+        Label by row id, e.g. ``p2``, ``npti at 1.4``, ``few_shot (examples=4)``.
+    """
+    plain = {row.id: _plain_label(row) for row in board.rows}
+    known = Counter((row.identity.model.name, plain[row.id]) for row in board.rows)
+    labels = {}
+    for row in board.rows:
+        settings = ", ".join(f"{key}={value}" for key, value in row.identity.method.settings.items())
+        ambiguous = known[row.identity.model.name, plain[row.id]] > 1
+        labels[row.id] = f"{plain[row.id]} ({settings})" if ambiguous and settings else plain[row.id]
+    return labels
+
+
+def _plain_label(row: Row) -> str:
     method = row.identity.method
-    settings = ", ".join(f"{key}={value}" for key, value in method.settings.items())
-    parts = [
-        method.name,
-        f"at {method.strength:g}" if method.strength is not None else "",
-        f"({settings})" if settings else "",
-    ]
-    return " ".join(part for part in parts if part)
+    return method.name if method.strength is None else f"{method.name} at {method.strength:g}"
 
 
 def unrated_total(row: Row) -> int:
@@ -80,9 +90,10 @@ def with_interval(composite: Composite) -> str:
 def to_markdown(board: Leaderboard) -> str:
     """Make the Markdown table: a row a method; the composite of each trait (2-10) and the average."""
     head = ["model", "method", "average", *TRAIT_NAMES, "fluency", "repetition", "unfinished", "unrated"]
+    labels = row_labels(board)
     lines = [f"# {board.name}", "", _about(board), "", _row(head), _row(["---"] * len(head))]
     for row in board.rows:
-        cells = [row.identity.model.name, method_label(row), with_interval(row.average)]
+        cells = [row.identity.model.name, labels[row.id], with_interval(row.average)]
         cells += [with_interval(row.traits[name]) if name in row.traits else "–" for name in TRAIT_NAMES]
         cells += [number(row.fluency_average.mean if row.fluency_average else None)]
         cells += [number(text_mean(row, "repetition")), number(text_mean(row, "unfinished"))]
@@ -93,7 +104,7 @@ def to_markdown(board: Leaderboard) -> str:
         lines += [_row(["method", *map(str, TARGETS)]), _row(["---"] * (len(TARGETS) + 1))]
         for row in board.rows:
             results = [row.targets.get(str(target)) for target in TARGETS]
-            lines.append(_row([method_label(row), *(number(result.mean if result else None) for result in results)]))
+            lines.append(_row([labels[row.id], *(number(result.mean if result else None) for result in results)]))
     return "\n".join(lines) + "\n"
 
 
@@ -106,10 +117,16 @@ def to_html(board: Leaderboard) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, with_interval=with_interval, method_label=method_label)
+    environment.filters.update(number=number, with_interval=with_interval)
     environment.filters.update(unrated_total=unrated_total, text_mean=text_mean, position=_position)
     template = environment.get_template("page.html.j2")
-    return template.render(board=board, about=_about(board), traits=TRAIT_NAMES, targets=[str(t) for t in TARGETS])
+    return template.render(
+        board=board,
+        labels=row_labels(board),
+        about=_about(board),
+        traits=TRAIT_NAMES,
+        targets=[str(target) for target in TARGETS],
+    )
 
 
 def _about(board: Leaderboard) -> str:

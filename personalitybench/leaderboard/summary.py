@@ -1,35 +1,46 @@
-"""A board on a terminal."""
+"""A board on a terminal of 80 columns."""
 
 from __future__ import annotations
 
+from rich import box
 from rich.table import Table
 
-from personalitybench.leaderboard.render import method_label, number, text_mean, unrated_total, with_interval
+from personalitybench.leaderboard.render import number, row_labels, text_mean, unrated_total, with_interval
 from personalitybench.leaderboard.schema import Leaderboard
 from personalitybench.traits import TRAIT_NAMES
 
+_LEGEND = (
+    "Average and traits (O C E A N): sum of both poles' mean scores, 2-10, 6 is neutral; brackets: 95 % interval. "
+    "flu.: the same for fluency. rep.: repeated word triples. cut: answers that end in mid-sentence. "
+    "unr.: unrated answers."
+)
+
 
 def board_table(board: Leaderboard) -> Table:
-    """Make a table: a row a method, the composites (2-10) with intervals on the average, and how fluent it was."""
+    """Make a table: a row a method, the composites with an interval on the average, and how fluent it was."""
     models = {row.identity.model.name for row in board.rows}
-    one = f", model {models.pop()}" if len(models) == 1 else ""
+    one = f", model {next(iter(models))}" if len(models) == 1 else ""
     table = Table(
-        title=f"{board.name}: composites 2-10, 6 is neutral (judge {board.judge.id}{one})",
-        caption=board.caveat or None,
+        title=f"{board.name}: judge {board.judge.id}{one}",
+        caption=f"{_LEGEND} {board.caveat}".strip(),
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
     )
     if not one:
-        table.add_column("model")
-    table.add_column("method", no_wrap=True)
-    table.add_column("average [95 %]", justify="right", no_wrap=True)
-    for name in TRAIT_NAMES:
-        table.add_column(name[:5] + ".", justify="right")
-    for name in ("fluency", "repet.", "unfin.", "unrated"):
-        table.add_column(name, justify="right")
+        table.add_column("model", overflow="fold")
+    table.add_column("method", min_width=10, overflow="fold")
+    table.add_column("average", justify="right", no_wrap=True)
+    for name in (*(trait[0].upper() for trait in TRAIT_NAMES), "flu.", "rep.", "cut", "unr."):
+        table.add_column(name, justify="right", no_wrap=True)
+    labels = row_labels(board)
     for row in board.rows:
-        cells = [] if one else [row.identity.model.name]
-        cells += [method_label(row), with_interval(row.average).replace("[", r"\[")]
-        cells += [number(row.traits[name].mean) if name in row.traits else "–" for name in TRAIT_NAMES]
-        cells += [number(row.fluency_average.mean if row.fluency_average else None)]
+        cells = [] if one else [row.identity.model.name.rpartition("/")[2]]
+        cells += [labels[row.id], with_interval(row.average).replace("[", r"\[")]
+        cells += [number(row.traits[name].mean, 1) if name in row.traits else "–" for name in TRAIT_NAMES]
+        cells += [number(row.fluency_average.mean if row.fluency_average else None, 1)]
         cells += [number(text_mean(row, measure)) for measure in ("repetition", "unfinished")]
         cells += [str(unrated_total(row)) if row.targets else "–"]
         table.add_row(*cells)

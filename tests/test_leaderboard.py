@@ -1,0 +1,165 @@
+"""The board: figures worked out by hand, the exported schema, the page."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from personalitybench.errors import ConfigurationError, DataError
+from personalitybench.judging import Rating, Unrated, Verdict
+from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
+from personalitybench.leaderboard.lm_eval_results import read_cells
+from personalitybench.leaderboard.render import read_board, to_html, to_markdown, write_board
+from personalitybench.leaderboard.schema import Leaderboard, Provenance
+from personalitybench.resources import bundled
+from personalitybench.traits import Target
+
+JUDGE = {"id": "offline", "profile_sha256": "p", "rubric_sha256": "r"}
+PROTOCOL = {
+    "task_version": 1,
+    "prompts": "project",
+    "prompts_sha256": "w",
+    "max_tokens": 400,
+    "temperature": 0.0,
+    "repetition_penalty": 1.15,
+    "chat_template": True,
+}
+
+
+def cell(
+    target: str,
+    verdicts: Mapping[str, Verdict],
+    method: str = "simple",
+    seed: int = 0,
+    judge: Mapping[str, str] = JUDGE,
+) -> Cell:
+    settings: dict[str, Any] = {
+        "method": {"name": method, "version": "1"},
+        "data": {"source": "sample", "revision": "d"},
+        "protocol": PROTOCOL,
+        "seed": seed,
+    }
+    answers = [JudgedAnswer(key, f"Answer <b>{key}</b>.", v, Rating(5.0)) for key, v in verdicts.items()]
+    model = {"name": "<script>model</script>", "revision": "1"}
+    return Cell(model, settings, judge, Target.parse(target), answers, Provenance(backend="hf"))
+
+
+def ratings(*values: float) -> dict[str, Verdict]:
+    return {f"q{index}": Rating(value) for index, value in enumerate(values)}
+
+
+def test_figures_by_hand() -> None:
+    high = {**ratings(4.0, 5.0, 3.0), "q3": Unrated("refusal")}
+    low = ratings(2.0, 1.0, 3.0, 2.0)
+    board = build_board("b", [cell("openness:high", high), cell("openness:low", low)])
+    (row,) = board.rows
+    result = row.targets["openness:high"]
+    assert (result.n, result.rated, result.coverage) == (4, 3, 0.75)
+    assert result.unrated == {"refusal": 1}
+    assert result.mean == 4.0
+    assert result.sd == pytest.approx(1.0)
+    assert row.targets["openness:low"].mean == 4.0, "a low pole is scored as 6 - rating"
+    composite = row.traits["openness"]
+    assert composite.mean == 8.0
+    assert composite.variance == pytest.approx(1.0 + 2 / 3, abs=1e-6)
+    assert composite.interval is not None
+    assert composite.interval[0] < 8.0 < composite.interval[1]
+    assert row.average.mean == 8.0
+    assert row.fluency_traits["openness"].mean == 10.0
+
+
+def test_nothing_rated_is_no_number() -> None:
+    board = build_board("b", [cell("openness:high", {"q0": Unrated("refusal")}), cell("openness:low", ratings(2.0))])
+    (row,) = board.rows
+    assert row.targets["openness:high"].mean is None
+    assert row.targets["openness:high"].coverage == 0.0
+    assert row.traits["openness"].mean is None
+    assert row.average.mean is None
+    assert "–" in to_markdown(board)
+
+
+def test_seeds_pool_in_a_row_and_methods_do_not() -> None:
+    cells = [
+        cell("openness:high", ratings(4.0, 2.0), seed=0),
+        cell("openness:high", ratings(5.0, 3.0), seed=1),
+        cell("openness:high", ratings(1.0, 1.0), method="none"),
+    ]
+    board = build_board("b", cells)
+    rows = {row.identity.method.name: row for row in board.rows}
+    assert rows["simple"].identity.seeds == [0, 1]
+    assert rows["simple"].targets["openness:high"].mean == 3.5
+    assert rows["simple"].identity.data.questions == 2
+    assert rows["none"].targets["openness:high"].mean == 1.0
+
+
+def test_judges_are_never_mixed() -> None:
+    other = {**JUDGE, "rubric_sha256": "another"}
+    with pytest.raises(DataError, match="different judges"):
+        build_board("b", [cell("openness:high", ratings(1.0)), cell("openness:low", ratings(1.0), judge=other)])
+    with pytest.raises(DataError, match="no judged answers"):
+        build_board("b", [])
+
+
+def test_rows_are_sorted_and_identity_is_stable() -> None:
+    cells = [
+        cell("openness:high", ratings(2.0, 2.0), method="none"),
+        cell("openness:low", ratings(2.0, 2.0), method="none"),
+        cell("openness:high", ratings(5.0, 4.0)),
+        cell("openness:low", ratings(1.0, 2.0)),
+    ]
+    board = build_board("b", cells)
+    assert [row.identity.method.name for row in board.rows] == ["simple", "none"]
+    assert build_board("b", reversed(cells)) == board
+
+
+def test_the_exported_schema_is_in_step() -> None:
+    exported = json.loads(bundled("leaderboards", "schema.json").read_text())
+    assert exported == Leaderboard.model_json_schema(), (
+        "run: personalitybench leaderboard schema > leaderboards/schema.json"
+    )
+
+
+def test_a_written_board_follows_the_schema_and_reads_back(tmp_path: Path) -> None:
+    board = build_board("b", [cell("openness:high", ratings(1.0, 2.0)), cell("openness:low", ratings(1.0, 2.0))])
+    paths = write_board(board, tmp_path)
+    assert [path.name for path in paths] == ["leaderboard.json", "leaderboard.md", "index.html"]
+    content = json.loads(paths[0].read_text())
+    jsonschema.validate(content, json.loads(bundled("leaderboards", "schema.json").read_text()))
+    assert read_board(paths[0]) == board
+    content["rows"][0]["avrage"] = 1
+    paths[0].write_text(json.dumps(content))
+    with pytest.raises(ConfigurationError, match=r"rows\.0\.avrage.*did you mean 'average'"):
+        read_board(paths[0])
+
+
+def test_the_page_escapes_what_others_wrote_and_says_every_mean(tmp_path: Path) -> None:
+    board = build_board("b", [cell("openness:high", ratings(1.25, 2.5)), cell("openness:low", ratings(1.0, 2.0))])
+    page = to_html(board)
+    assert "<script>" not in page
+    assert "&lt;script&gt;model" in page
+    (row,) = board.rows
+    for mean in (row.average.mean, row.targets["openness:high"].mean, row.targets["openness:low"].mean):
+        assert mean is not None
+        assert f"{mean:.2f}" in page
+        assert not math.isnan(mean)
+    assert not re.search(r"(src|href)=", page), "the page fetches nothing"
+
+
+def test_lm_eval_results_without_samples(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--output_path"):
+        list(read_cells(tmp_path))
+    record = {"identity": {"data": {"split": "evaluate"}}}
+    config = {"t": {"metadata": {"personalitybench": record}}}
+    (tmp_path / "results_1.json").write_text(json.dumps({"configs": config, "config": {}}))
+    with pytest.raises(DataError, match="--log_samples"):
+        list(read_cells(tmp_path))
+    (tmp_path / "results_1.json").write_text("[]")
+    with pytest.raises(DataError, match="not a results file"):
+        list(read_cells(tmp_path))

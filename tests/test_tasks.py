@@ -1,0 +1,102 @@
+"""The task class and the judge filter inside lm-eval's Python interface."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from lm_eval.tasks import TaskManager
+
+from personalitybench.errors import ConfigurationError
+from personalitybench.tasks import Count, JudgeFilter, TaskOptions, score_document, tasks_folder
+from personalitybench.traits import TARGETS
+
+
+def load(name: str, **metadata: Any) -> dict[str, Any]:
+    manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata)
+    found: dict[str, Any] = manager.load([name])
+    return found
+
+
+@pytest.fixture(scope="module")
+def leaves() -> dict[str, Any]:
+    tasks: dict[str, Any] = load("personalitybench", method="simple", judge=None)["tasks"]
+    return tasks
+
+
+def test_the_group_has_a_leaf_for_each_target(leaves: dict[str, Any]) -> None:
+    assert {str(task.target) for task in leaves.values()} == set(map(str, TARGETS))
+    groups = load("personalitybench", judge=None)["groups"]
+    assert {"personalitybench", "personalitybench_openness", "personalitybench_neuroticism"} <= groups.keys()
+
+
+def test_requests_carry_the_protocol_and_nothing_a_stock_backend_would_refuse(leaves: dict[str, Any]) -> None:
+    task = leaves["personalitybench_extraversion_low"]
+    task.build_all_requests(limit=2)
+    prompt, settings = task.instances[0].args
+    assert "an introverted" in prompt
+    assert settings == {
+        "until": [],
+        "max_gen_toks": 400,
+        "do_sample": False,
+        "temperature": 0.0,
+        "repetition_penalty": 1.15,
+    }
+
+
+def test_identification_asks_under_a_description() -> None:
+    task = load("personalitybench_identify_agreeableness_low", judge="offline")["tasks"].popitem()[1]
+    task.build_all_requests(limit=3)
+    descriptions = task.source.descriptions[task.target]
+    for instance in task.instances:
+        prompt, settings = instance.args
+        assert any(text in prompt for text in descriptions)
+        assert (settings["max_gen_toks"], settings["repetition_penalty"]) == (500, 1.1)
+    assert task.dump_config()["metadata"]["personalitybench"]["identity"]["data"]["split"] == "identify"
+
+
+def test_a_method_that_needs_more_than_a_prompt_sends_its_induction(
+    leaves: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    task = leaves["personalitybench_openness_high"]
+    plain = task.method.induce
+
+    def steered(*arguments: Any) -> Any:
+        return replace(plain(*arguments), intervention="neurons", strength=1.4)
+
+    monkeypatch.setattr(task.method, "induce", steered)
+    task.build_all_requests(limit=1)
+    extra = task.instances[0].args[1]["extra_args"]
+    assert extra == {"personalitybench": {"intervention": "neurons", "strength": 1.4}}
+
+
+def test_metadata_with_a_misspelt_key_names_the_right_one() -> None:
+    with pytest.raises(ConfigurationError, match="'methd': did you mean 'method'"):
+        TaskOptions.from_metadata({"methd": "simple"})
+    assert TaskOptions.from_metadata({"pretrained": "x", "dtype": "float32", "version": 1}).method == "none"
+    with pytest.raises(ConfigurationError, match="half"):
+        TaskOptions.from_metadata({"half": "third"})
+
+
+def test_an_unrated_answer_is_counted_and_has_no_score() -> None:
+    judged = {"trait": {"unrated": "refusal"}, "fluency": {"rating": 4.0}, "text": {"words": 3.0}}
+    metrics = score_document({"target": "openness:low"}, [json.dumps(judged)])
+    assert metrics == {"words": 3.0, "fluency": 4.0, "unrated": 1.0}
+    judged["trait"] = {"rating": 2.0}
+    assert score_document({"target": "openness:low"}, [json.dumps(judged)])["trait_score"] == 4.0
+    assert score_document({"target": "openness:high"}, [json.dumps(judged)])["trait_score"] == 2.0
+
+
+def test_counts_add_up_in_a_group() -> None:
+    from lm_eval.api.metrics import aggregate_subtask_metrics
+
+    assert aggregate_subtask_metrics([Count(2), Count(0), Count(5)], [10, 20, 30], True) == 7
+    assert aggregate_subtask_metrics([Count(2), Count(3)], [10, 20], False) == 5
+
+
+def test_the_filter_without_a_judge_measures_the_text() -> None:
+    (found,) = JudgeFilter(None).apply([["Yes. Yes."]], [{"question": "?", "trait": "openness"}])
+    assert json.loads(found) == {"text": {"words": 2.0, "unfinished": 0.0, "distinct_2": 1.0}}
