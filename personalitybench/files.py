@@ -27,7 +27,7 @@ def cache_folder(*parts: str) -> Path:
         StorageError: It cannot be created.
     """
     root = os.environ.get(CACHE_VARIABLE)
-    folder = (Path(root) if root else platformdirs.user_cache_path("personalitybench")).joinpath(*parts)
+    folder = (Path(root).expanduser() if root else platformdirs.user_cache_path("personalitybench")).joinpath(*parts)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -81,9 +81,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
         raise _storage_error(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)  # gone already where it was renamed
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -121,9 +122,13 @@ class JsonLines:
         Raises:
             StorageError: A complete line is not a JSON object: the file was altered.
         """
-        if not self.path.exists():
+        try:
+            stream = self.path.open("rb")
+        except FileNotFoundError:
             return
-        with self.path.open("rb") as stream:
+        except OSError as error:
+            raise StorageError(f"cannot read {self.path}: {error.strerror}") from error
+        with stream:
             for number, line in enumerate(stream, 1):
                 if not line.endswith(b"\n"):
                     return
@@ -143,7 +148,7 @@ class JsonLines:
         Raises:
             StorageError: The disk is full or the folder is not writable; complete lines stay.
         """
-        data = b"".join(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n" for row in rows)
+        data = b"".join(_line(row) for row in rows)
         if not data:
             return
         try:
@@ -169,6 +174,15 @@ class JsonLines:
                 return int(start + found + 1)
             position = start
         return 0
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    """One line of JSON; a lone surrogate, which UTF-8 cannot hold, is written as its escape."""
+    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
+    try:
+        return text.encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

@@ -119,6 +119,10 @@ def _official() -> Wording:
     paths = {key: downloads.fetch_pinned(*where) for key, where in _OFFICIAL_FILES.items()}
     prompting = read_constants(paths["prompting"])
     adjectives = _constant(prompting, "personality_adj", dict, paths["prompting"])
+    missing = [target.file_key for target in TARGETS if target.file_key not in adjectives]
+    if missing:
+        path = paths["prompting"]
+        raise DataError(f"{path}: personality_adj lacks {', '.join(missing)}: it is not the pinned release")
     return Wording(
         name="official",
         plain=_constant(read_constants(paths["plain"]), "TEMPLATE", str, paths["plain"]),

@@ -142,10 +142,13 @@ class QuestionSource(ABC):
         """
         path = self.path(_DESCRIPTIONS)
         found: dict[Target, list[str]] = {target: [] for target in TARGETS}
-        for row in _read_lines(path):
+        for number, row in enumerate(_read_lines(path), 1):
             for target in TARGETS:
                 if target.file_key in row:
-                    found[target].append(str(row[target.file_key]))
+                    text = row[target.file_key]
+                    if not isinstance(text, str) or not text.strip():
+                        raise DataError(f"{path}: entry {number} has no text in {target.file_key!r}")
+                    found[target].append(text)
         for target, texts in found.items():
             if not texts:
                 raise DataError(f"{path} has no description for {target} (key {target.file_key!r})")
@@ -157,7 +160,7 @@ class QuestionSource(ABC):
         folder = cache_folder("tables") / f"{split}-{trait_name}-{git_blob_id(path)[:16]}-v{_DATASET_FORMAT}"
         if not _is_intact(folder):
             _write_table(parse_questions(path, split, trait_name), folder)
-        return datasets.load_from_disk(str(folder))
+        return datasets.Dataset.from_file(str(folder / "data-00000-of-00001.arrow"))
 
 
 class OfficialSource(QuestionSource):
@@ -273,12 +276,15 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             for number, line in enumerate(stream, 1):
                 if not line.strip():
                     continue
-                row = json.loads(line)
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path}:{number} is not JSON ({error})") from error
                 if not isinstance(row, dict):
                     raise DataError(f"{path}:{number} is not a JSON object")
                 rows.append(row)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON lines ({error})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not JSON lines in UTF-8 ({error})") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     return rows
@@ -288,7 +294,7 @@ def _is_intact(folder: Path) -> bool:
     """Whether a derived table is complete: its checksum file is written last and matches."""
     checksum = folder / "sha256"
     table = folder / "data-00000-of-00001.arrow"
-    return checksum.is_file() and table.is_file() and checksum.read_text() == sha256_file(table)
+    return checksum.is_file() and table.is_file() and checksum.read_bytes() == sha256_file(table).encode()
 
 
 def _write_table(questions: Sequence[Question], folder: Path) -> None:

@@ -63,9 +63,10 @@ class Registry(Generic[T]):
                 raise unknown_name(self.kind, name, self.names())
             try:
                 item = found[name].load()
-            except (ImportError, AttributeError) as error:
+            except Exception as error:  # whatever a package of somebody else raises when it is imported
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
                 raise ConfigurationError(
-                    f"{self.kind} {name!r} is declared as {found[name].value!r} but cannot be imported: {error}"
+                    f"{self.kind} {name!r} is declared as {found[name].value!r} but cannot be imported: {reason}"
                 ) from error
         self._registered[name] = item
         return item

@@ -49,10 +49,10 @@ def results(output: Path) -> dict[str, Any]:
     return found
 
 
-def test_include_path(tiny_model: Path, tmp_path: Path) -> None:
+def test_include_path(demo_model: Path, tmp_path: Path) -> None:
     done = lm_eval(
         *("--include_path", str(tasks_folder()), "--tasks", "personalitybench"),
-        *common(tiny_model, tmp_path / "out"),
+        *common(demo_model, tmp_path / "out"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr[-3000:]
@@ -68,11 +68,11 @@ def test_include_path(tiny_model: Path, tmp_path: Path) -> None:
     assert "offline" in done.stdout
 
 
-def test_our_command_line(tiny_model: Path, tmp_path: Path) -> None:
+def test_our_command_line(demo_model: Path, tmp_path: Path) -> None:
     done = lm_eval(
         "lm-eval",
         *("--tasks", "personalitybench_agreeableness"),
-        *common(tiny_model, tmp_path / "out"),
+        *common(demo_model, tmp_path / "out"),
         module="personalitybench.cli",
         cwd=tmp_path,
     )
@@ -80,7 +80,7 @@ def test_our_command_line(tiny_model: Path, tmp_path: Path) -> None:
     assert "personalitybench_agreeableness_low" in results(tmp_path / "out")["results"]
 
 
-def test_installed_tasks_and_the_bare_command(tiny_model: Path, tmp_path: Path) -> None:
+def test_installed_tasks_and_the_bare_command(demo_model: Path, tmp_path: Path) -> None:
     folder = lm_eval_tasks_folder() / "personalitybench"
     before = sorted(path.name for path in folder.parent.iterdir())
     assert not folder.exists(), f"{folder} is left from another installation"
@@ -89,7 +89,7 @@ def test_installed_tasks_and_the_bare_command(tiny_model: Path, tmp_path: Path) 
         assert install.returncode == 0, install.stderr
         assert len(list(folder.rglob("*.yaml"))) == len(list(tasks_folder().rglob("*.yaml")))
         done = lm_eval(
-            *("--tasks", "personalitybench_neuroticism_low"), *common(tiny_model, tmp_path / "out"), cwd=tmp_path
+            *("--tasks", "personalitybench_neuroticism_low"), *common(demo_model, tmp_path / "out"), cwd=tmp_path
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert "trait_score,offline" in results(tmp_path / "out")["results"]["personalitybench_neuroticism_low"]

@@ -267,7 +267,7 @@ def test_few_shot_shows_two_unless_told(context: MethodContext, asked: list[Ques
 def test_few_shot_draws_for_each_question_and_with_the_seed(context: MethodContext, asked: list[Question]) -> None:
     def drawn(seed: int, count: int = 2) -> list[str]:
         method = create_method("few_shot", {"examples": count}, replace(context, seed=seed))
-        return [method.induce(HIGH, None, question).template for question in asked]
+        return [str(method.induce(HIGH, None, question).description) for question in asked]
 
     assert len(set(drawn(0))) == 12, "120 draws of 2 of 4 in order show every pair in both orders"
     assert len(set(drawn(0, 4))) > 12, "the order is drawn too"

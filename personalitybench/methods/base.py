@@ -35,8 +35,8 @@ class Induction:
         method: Registered name of the method.
         target: What is to be induced.
         strength: The scalar that scales the effect, or None for methods that have none.
-        template: What the user turn says; ``{question}`` and ``{personality}`` are filled in.
-        description: What ``{personality}`` stands for, if the template has it.
+        template: What the user turn says; ``{question}``, ``{personality}`` and ``{examples}`` are filled in.
+        description: What ``{personality}`` or ``{examples}`` stands for, if the template has it.
         adapter: Path of a LoRA artifact, if the method needs one.
         intervention: Path of an activation artifact, if the method needs one.
     """
@@ -51,7 +51,8 @@ class Induction:
 
     def render(self, question: str) -> str:
         """Write the user turn for a question."""
-        return prompts.fill(self.template, question=question, personality=self.description or "")
+        about = self.description or ""
+        return prompts.fill(self.template, question=question, personality=about, examples=about)
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON data, the target written as text."""

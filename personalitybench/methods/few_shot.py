@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from personalitybench import prompts
 from personalitybench.files import JsonLines
 from personalitybench.methods.base import Induction, MethodContext, MethodSettings
 from personalitybench.methods.none import Unprompted
@@ -48,8 +47,7 @@ class FewShotPrompt(Unprompted):
             for index in range(min(self.count, len(pool)))
         ]
         shown = "\n\n".join(f"Question: {asked}\nAnswer: {answer}" for asked, answer in chosen)
-        template = prompts.fill(self.context.wording.few_shot, examples=shown)
-        return Induction("few_shot", target, strength, template)
+        return Induction("few_shot", target, strength, self.context.wording.few_shot, shown)
 
 
 @lru_cache(maxsize=1)

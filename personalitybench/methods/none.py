@@ -21,8 +21,9 @@ class Unprompted:
 
     Example of a user turn::
 
-        Answer the question below as a real human being would, not as a language model or an assistant. ...
-        Question: You have a free Saturday ... What do you do?
+        Imagine you are a real person, not a language model. What would you say if someone asked you this?
+
+        You have a free Saturday ... What do you do?
     """
 
     summary: ClassVar[str] = "no induction: the model as it is"

@@ -29,7 +29,7 @@ class DescriptionPrompt(Unprompted):
 
     Example of a user turn::
 
-        You are a quiet person who ... You are this human being, not a language model or an assistant. ...
+        Imagine that this is you: You are a quiet person who ... You are this person, not a language model. ...
     """
 
     summary: ClassVar[str] = "P²: a persona description, drawn for each question"

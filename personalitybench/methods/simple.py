@@ -1,4 +1,4 @@
-"""``simple``: one adjective, such as "an extraverted", put before "human being" (the paper's simple prompt)."""
+"""``simple``: one adjective, such as "an extraverted", put before "person" (the paper's simple prompt)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SimplePrompt(Unprompted):
 
     Example of a user turn::
 
-        Answer the question below as an introverted human being would, not as a language model ...
+        Imagine you are an introverted person, not a language model. ...
     """
 
     summary: ClassVar[str] = "the paper's simple prompt: one adjective for each pole"

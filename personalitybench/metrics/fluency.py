@@ -10,7 +10,7 @@ import re
 from itertools import pairwise
 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
-_FINISHED = re.compile(r"[.!?…][\"'”’)\]*_]*\s*$")
+_FINISHED = re.compile(r"[.!?…][^\w.!?…,;:–—(\[{“‘„-]*$")
 
 # Name of each measure, and whether more of it is better (None where neither direction is).
 TEXT_MEASURES: dict[str, bool | None] = {

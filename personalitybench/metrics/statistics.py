@@ -57,11 +57,13 @@ def sum_interval(
     Returns:
         Lower and upper end at :data:`LEVEL`, or None where a group has fewer than two questions or a part none.
     """
+    if not groups:
+        return None
     random = np.random.default_rng(_SEED)
     total: Array = np.zeros(RESAMPLES)
     for parts in groups:
         questions = sorted({question for part in parts for question in part})
-        if len(questions) < 2 or any(not any(part.values()) for part in parts):
+        if any(sum(map(bool, part.values())) < 2 for part in parts):
             return None
         draws = random.integers(0, len(questions), size=(RESAMPLES, len(questions)))
         for part in parts:
