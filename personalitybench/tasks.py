@@ -34,7 +34,7 @@ from personalitybench.judging.base import Rating
 from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, create_method
 from personalitybench.metrics.fluency import TEXT_MEASURES, measure_text
 from personalitybench.prompts import load_wording
-from personalitybench.questions import Half, Question, QuestionSource, open_source
+from personalitybench.questions import Half, Question, shared_source
 from personalitybench.resources import bundled
 from personalitybench.traits import Target
 from personalitybench.validation import validate
@@ -101,12 +101,6 @@ class TaskOptions(BaseModel):
         return [self.judge] if isinstance(self.judge, str) else list(self.judge or [])
 
 
-@lru_cache(maxsize=16)
-def _source(name: str, data_dir: str | None) -> QuestionSource:
-    """One source object for all tasks of a process, so descriptions are read once."""
-    return open_source(name, data_dir)
-
-
 class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publishes no types
     """Evaluation questions of one target, asked under an induction method (DESIGN §6).
 
@@ -125,7 +119,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         metadata = dict(config.get("metadata") or {})
         self.target = Target.parse(metadata["target"])
         self.options = TaskOptions.from_metadata(metadata)
-        self.source = _source(self.options.source, self.options.data_dir)
+        self.source = shared_source(self.options.source, self.options.data_dir)
         self.wording = load_wording(self.options.prompts)
         self.left_out: list[str] = []
         self.chat_template = False

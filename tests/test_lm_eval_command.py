@@ -103,6 +103,20 @@ def test_installed_tasks_and_the_bare_command(demo_model: Path, tmp_path: Path) 
     assert sorted(path.name for path in folder.parent.iterdir()) == before
 
 
+def test_dummy(tmp_path: Path) -> None:
+    done = lm_eval(
+        *("--include_path", str(tasks_folder()), "--tasks", "personalitybench_openness", "--model", "dummy"),
+        *("--metadata", json.dumps({"method": "none", "judge": "offline"}), "--limit", "2"),
+        *("--output_path", str(tmp_path / "out"), "--log_samples"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "add --apply_chat_template" in done.stderr
+    found = results(tmp_path / "out")["results"]["personalitybench_openness"]
+    assert found["words,offline"] == 1.0
+    assert found["unfinished,offline"] == 1.0
+
+
 class ChatServer(ThreadingHTTPServer):
     """An OpenAI-compatible server that refuses settings which the OpenAI API does not have."""
 

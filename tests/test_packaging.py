@@ -93,3 +93,16 @@ def test_a_method_of_another_package(tmp_path: Path) -> None:
     prompt = run("-c", code, cwd=tmp_path, env=environment)
     assert prompt.startswith("This is the diary of a closed person.")
     assert "Nobody else will ever read it." in prompt
+
+
+def test_the_core_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'safetensors', 'vllm', 'ray'):\n"
+        "    sys.modules[name] = None\n"  # importing them fails from here on
+        "import personalitybench.runs.command, personalitybench.doctor, personalitybench.leaderboard.render\n"
+        "from personalitybench.errors import MissingDependencyError\n"
+        "from personalitybench.judging.features import AnswerReader\n"
+        "try:\n    AnswerReader()\nexcept MissingDependencyError as error:\n    print(error)"
+    )
+    assert "pip install 'personalitybench[hf]'" in run("-c", code)

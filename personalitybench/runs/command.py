@@ -56,9 +56,9 @@ def run_suite(name: str, output: Path | None, stages: Sequence[str], console: Co
         console.print(board_table(board))
     for path in paths:
         console.print(str(path.resolve()), highlight=False, soft_wrap=True)
-    if progress.seconds:
-        spent = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in progress.seconds.items())
-        console.print(f"time: {spent}", highlight=False)
+    spent = [f"{stage} {seconds:.0f} s" for stage, seconds in progress.seconds.items() if seconds >= 0.5]
+    if spent:
+        console.print(f"time: {', '.join(spent)}", highlight=False)
 
 
 def _stem(judge: str, judges: Sequence[str]) -> str:

@@ -24,14 +24,15 @@ from personalitybench.backends.loading import (
     quiet_libraries,
 )
 from personalitybench.errors import StorageError
+from personalitybench.files import write_json
 from personalitybench.judging import create_judge, verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
 from personalitybench.leaderboard.schema import Leaderboard, Provenance
-from personalitybench.methods import FitContext, MethodContext, create_method
+from personalitybench.methods import Artifact, FitContext, MethodContext, create_method
 from personalitybench.models import resolve_model
 from personalitybench.prompts import load_wording
-from personalitybench.questions import open_source
+from personalitybench.questions import QuestionSource, shared_source
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.store import CallFolder, RunFolder, Sheet
 from personalitybench.runs.suite import Call, ModelSpec, Suite
@@ -45,6 +46,7 @@ from personalitybench.tasks import (
 from personalitybench.traits import Target
 
 STAGES = ("fit", "generate", "judge", "score")
+_FITTED = "fitted.json"  # written last: its existence means that the fit is complete
 _JUDGED_AT_A_TIME = 8  # answers between two writes; a kill loses at most these
 
 
@@ -100,7 +102,7 @@ class Run:
         """Fit every method that fits anything, once for each model and seed."""
         for call in self.suite.calls():
             folder = self._fit_folder(call)
-            if (folder / "done").is_file():
+            if (folder / _FITTED).is_file():
                 continue
             context = FitContext(
                 model=str(self._model_arguments(call.model).get("pretrained", call.model.name)),
@@ -111,9 +113,10 @@ class Run:
             )
             method = create_method(call.method.name, call.method.settings, self._context(call.seed))
             with self.progress.stage("fit", call.label, total=1, done=0, unit="fits") as stage:
-                if method.fit(context) is not None:
+                artifact = method.fit(context)
+                if artifact is not None:
                     stage.advance(1)
-                    (folder / "done").touch()
+                    write_json(folder / _FITTED, {"sha256": artifact.sha256})
 
     def generate(self) -> None:
         """Ask every question that has no answer yet."""
@@ -163,22 +166,27 @@ class Run:
 
     # What the stages share.
 
-    def _source(self) -> Any:
-        return open_source(self.suite.questions.source, self.suite.questions.data_dir)
+    def _source(self) -> QuestionSource:
+        return shared_source(self.suite.questions.source, self.suite.questions.data_dir)
 
     def _context(self, seed: int) -> MethodContext:
         return MethodContext(load_wording(self.suite.protocol.prompts), self._source(), seed)
 
     def _fit_folder(self, call: Call) -> Path:
-        return self.store.call(f"fit-{call.label}", {**self._plan(call), "stage": "fit"}).folder
+        """One folder for all strengths and targets: a fit depends on none of them."""
+        plan = self._plan(call)
+        fitted = {key: plan[key] for key in ("model", "questions", "wording")}
+        method = {"name": call.method.name, "settings": call.method.settings, "seed": call.seed}
+        return self.store.fit(call.method.name, {**fitted, "method": method})
 
-    def _artifact(self, call: Call) -> str | None:
+    def _artifact(self, call: Call) -> Artifact | None:
         folder = self._fit_folder(call)
-        return str(folder / "artifact") if (folder / "done").is_file() else None
+        return Artifact.open(folder / "artifact") if (folder / _FITTED).is_file() else None
 
     def _tasks(self, call: Call) -> dict[Target, PersonalityTask]:
         """The lm-eval tasks of a call, as ``lm_eval --metadata`` would build them."""
-        metadata = self.suite.task_metadata(call, self._artifact(call))
+        artifact = self._artifact(call)
+        metadata = self.suite.task_metadata(call, str(artifact.folder) if artifact else None)
         manager = TaskManager(include_path=str(tasks_folder()), include_defaults=False, metadata=metadata)
         names = {target: f"personalitybench_{target.trait}_{target.pole}" for target in self.targets}
         with quiet_libraries():
@@ -261,7 +269,8 @@ class Run:
             yield Cell(record["model"], record["settings"], judge, target, judged, made)
 
     def _call_folder(self, call: Call) -> CallFolder:
-        return self.store.call(call.label, {**self._plan(call), "artifact": self._artifact(call)})
+        artifact = self._artifact(call)
+        return self.store.call(call.label, {**self._plan(call), "artifact": artifact.sha256 if artifact else None})
 
     def _plan(self, call: Call) -> dict[str, Any]:
         """All that decides a call's answers and is known before a model is loaded."""

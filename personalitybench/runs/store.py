@@ -3,6 +3,7 @@
 ::
 
     <run>/suite.yaml                                      what was run
+    <run>/fits/<method>-<hash>/                           what a method's fit left
     <run>/calls/<label>-<hash>/call.json                  identity of the settings, provenance
     <run>/calls/<label>-<hash>/<target>/answers.jsonl     one line an answer
     <run>/calls/<label>-<hash>/<target>/answers.json      manifest: count and hash
@@ -14,7 +15,7 @@ A folder's hash is that of its identity, so changed settings never meet old answ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,6 @@ class RunFolder:
         """Folder of a call, named by its identity."""
         return CallFolder(self.folder / "calls" / f"{label}-{content_hash(dict(identity))[:12]}")
 
-    def calls(self) -> Iterator[CallFolder]:
-        """All calls that were started."""
-        for path in sorted((self.folder / "calls").glob("*/call.json")):
-            yield CallFolder(path.parent)
+    def fit(self, method: str, identity: Mapping[str, Any]) -> Path:
+        """Folder of a fit, named by its identity."""
+        return self.folder / "fits" / f"{method.replace('/', '_')}-{content_hash(dict(identity))[:12]}"
