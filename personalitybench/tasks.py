@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 FILTER = "personalitybench-judge"
 UNJUDGED = "unjudged"
+_NOT_IN_APIS = frozenset({"repetition_penalty"})  # settings that chat APIs refuse
 TRAIT_SCORE = "trait_score"
 UNRATED = "unrated"
 TASK_VERSION = 1
@@ -123,7 +124,10 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         self.wording = load_wording(self.options.prompts)
         self.left_out: list[str] = []
         self.chat_template = False
+        self.system_instruction: str | None = None
         self.method = self._make_method()
+        for judge in self.options.judge_ids:
+            create_judge(judge)  # a wrong name is told before the answers are drawn, not after
         config = {key: value for key, value in config.items() if key != "class"}
         super().__init__(
             config=config
@@ -162,12 +166,13 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
     def build_all_requests(self, *, chat_template: Any = None, **kwargs: Any) -> None:
         """Build the requests; leave out what the model's interface cannot take."""
         self.chat_template = bool(kwargs.get("apply_chat_template"))
+        self.system_instruction = kwargs.get("system_instruction")
         if not self.chat_template:
             _warn_about_chat_template()
         if _speaks_to_api(chat_template):
-            self.left_out = sorted({"repetition_penalty"} & self.config.generation_kwargs.keys())
-            for name in self.left_out:
+            for name in _NOT_IN_APIS & self.config.generation_kwargs.keys():
                 del self.config.generation_kwargs[name]
+                self.left_out.append(name)
         super().build_all_requests(chat_template=chat_template, **kwargs)
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Instance:
@@ -205,9 +210,20 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
                 "repetition_penalty": generation.get("repetition_penalty"),
                 "chat_template": self.chat_template,
                 "left_out": self.left_out,
+                "other": self._other_settings(generation),
             },
             "seed": self.options.seed,
         }
+
+    def _other_settings(self, generation: Mapping[str, Any]) -> dict[str, Any]:
+        """What lm-eval's own options changed beyond the protocol: sampling, a system turn, examples of its own."""
+        usual = {"until", "max_gen_toks", "do_sample", "temperature", "repetition_penalty"}
+        found = {key: value for key, value in generation.items() if key not in usual}
+        if self.system_instruction:
+            found["system_instruction"] = self.system_instruction
+        if self.config.num_fewshot:
+            found["num_fewshot"] = self.config.num_fewshot
+        return found
 
     def dump_config(self) -> dict[str, Any]:
         """Add the identity to what lm-eval writes into ``results_*.json``."""

@@ -100,3 +100,18 @@ def test_counts_add_up_in_a_group() -> None:
 def test_the_filter_without_a_judge_measures_the_text() -> None:
     (found,) = JudgeFilter(None).apply([["Yes. Yes."]], [{"question": "?", "trait": "openness"}])
     assert json.loads(found) == {"text": {"words": 2.0, "unfinished": 0.0, "distinct_2": 1.0}}
+
+
+def test_a_wrong_judge_is_told_before_anything_is_asked() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean 'offline'"):
+        load("personalitybench_openness_high", judge="ofline")
+
+
+def test_what_lm_eval_changes_is_in_the_identity() -> None:
+    task = load("personalitybench_openness_high", judge=None)["tasks"].popitem()[1]
+    assert task.identity()["protocol"]["other"] == {}
+    task.set_config("generation_kwargs", {"top_p": 0.9, "temperature": 0.7}, update=True)
+    task.build_all_requests(limit=1, system_instruction="Be brief.")
+    protocol = task.identity()["protocol"]
+    assert protocol["other"] == {"top_p": 0.9, "system_instruction": "Be brief."}
+    assert protocol["temperature"] == 0.7

@@ -67,6 +67,7 @@ class ProtocolId(_Part):
     repetition_penalty: float | None
     chat_template: bool
     left_out: list[str] = Field(default=[], description="settings that the model's interface could not take")
+    other: dict[str, Any] = Field(default={}, description="what was changed beyond the protocol, e.g. a system turn")
 
 
 class RowIdentity(_Part):
