@@ -42,9 +42,6 @@ def main() -> None:
         app()
     except PersonalityBenchError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        print("\ninterrupted: what was finished is kept, the same command resumes", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
 
 
 def _fail(text: str) -> NoReturn:
@@ -86,7 +83,11 @@ def run(
         os.environ["PERSONALITYBENCH_DATA"] = str(data_dir)
     from personalitybench.runs.command import run_suite  # noqa: PLC0415
 
-    run_suite(suite, output, stage or [], _console())
+    try:
+        run_suite(suite, output, stage or [], _console())
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept; the same command goes on from there", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(130) from None
 
 
 @app.command()

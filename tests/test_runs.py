@@ -118,6 +118,23 @@ def test_killed_at_ten_random_moments_and_resumed(
     assert contents(output) == reference
 
 
+def test_interrupted_from_the_keyboard_and_resumed(
+    small_suite: Path, tmp_path: Path, reference: dict[str, bytes]
+) -> None:
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "personalitybench.cli", "run", str(small_suite), "--output", str(output)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(output.rglob("answers.jsonl")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted: what is finished is kept" in said
+    assert "Traceback" not in said
+    run(small_suite, output)
+    assert contents(output) == reference
+
+
 def test_a_full_disk_is_said_and_the_run_resumes(
     small_suite: Path, tmp_path: Path, reference: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
