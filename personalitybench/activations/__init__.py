@@ -1,0 +1,1 @@
+"""What neurons and steering vectors need: where activations lie, statistics, neuron sets, interventions."""

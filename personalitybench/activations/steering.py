@@ -1,0 +1,379 @@
+"""Steering on transformers: interventions applied while a batch of answers is generated. The reference for vLLM.
+
+A row of the batch gets its own intervention at its own strength. What is edited is decided by absolute position, not
+by the size of a step: the inputs of the steps after the prompt, so that the first answer token, which comes from the
+prompt, is unsteered as in the paper's code.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from personalitybench.activations.interventions import Intervention, check_strength
+from personalitybench.activations.layouts import Gates, GateSite
+from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError
+
+Row = tuple[Intervention, float] | None
+
+_WORD = 0xFFFFFFFF
+_steered_modules: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def _mix(word: Tensor) -> Tensor:
+    """The finaliser of MurmurHash3: int64 tensors that hold 32-bit words, modulo 2^32."""
+    word = ((word ^ (word >> 16)) * 0x85EBCA6B) & _WORD
+    word = ((word ^ (word >> 13)) * 0xC2B2AE35) & _WORD
+    return word ^ (word >> 16)
+
+
+def keep_mask(seed: Tensor, position: Tensor, layer: int, neurons: int, keep: float) -> Tensor:
+    """Which neurons a step raises, when a random part of them is left out.
+
+    The released script draws a new mask at every forward call, so its answers depend on the batch. This one is a hash
+    of (seed, position, layer, neuron): ``m(m(m(m(seed) + position) + layer) + neuron) < keep * 2^32``, all modulo
+    2^32, ``m`` being MurmurHash3's finaliser; the same alone, in a batch, and on another backend.
+
+    Args:
+        seed: int64 [...], of the row.
+        position: int64 [...], of the token in its sequence, padding not counted.
+        layer: Layer, from 0.
+        neurons: Neurons of the layer.
+        keep: Share of the neurons that stay.
+
+    Returns:
+        bool [..., neurons].
+    """
+    word = _mix((_mix(seed & _WORD) + position) & _WORD)
+    word = _mix((word + layer) & _WORD).unsqueeze(-1)
+    neuron = torch.arange(neurons, dtype=torch.int64, device=word.device)
+    return _mix((word + neuron) & _WORD) < int(keep * (_WORD + 1))
+
+
+@dataclass
+class _Step:
+    """One forward call: ``start`` and ``end`` are columns of the padded sequence, [start, end) its inputs."""
+
+    start: int
+    end: int
+    edit_from: int  # first column that is edited; ``end`` where none is
+    active: Tensor | None  # bool [batch, end - edit_from]: row is steered there
+    position: Tensor | None  # int64, the same shape; only where a mask is drawn
+    finished: Tensor | None  # bool [batch] after this call
+    prompt_columns: int
+    reached: set[int]
+
+
+class Steering:
+    """What :func:`steered` yields: how much was edited, readable during and after the context.
+
+    Attributes:
+        rows: Intervention and strength of each row.
+    """
+
+    def __init__(
+        self,
+        gates: Gates,
+        rows: Sequence[Row],
+        *,
+        from_last_prompt_token: bool,
+        keep: float,
+        seeds: Sequence[int],
+        prompt_columns: int | None,
+        stop_tokens: Collection[int],
+    ) -> None:
+        self.rows = tuple(rows)
+        self._extra = int(from_last_prompt_token)
+        self._keep = keep
+        self._prompt_columns = prompt_columns
+        self._width = prompt_columns
+        self._stop = torch.tensor(sorted(stop_tokens), dtype=torch.int64)
+        self._seeds = torch.tensor([seed & _WORD for seed in seeds], dtype=torch.int64)
+        self._slot, self._gamma, self._tables = _build_tables(gates, self.rows)
+        self._sites = {site.layer: site.name for site in gates.sites}
+        self._end = 0
+        self._counted_to = 0
+        self._finished: Tensor | None = None
+        self._counts: Tensor | None = None
+        self._step: _Step | None = None
+
+    @property
+    def edited_tokens(self) -> list[int]:
+        """Tokens at which each row was edited, in all layers; 0 for a row without an intervention.
+
+        Each position counts once. A row gives its generated tokens, the stop token among them, minus one (the last
+        is never an input), or all of them with ``from_last_prompt_token``. A row that ends by other means (a stop
+        string) counts on until its batch ends, which is harmless but more than that.
+        """
+        return [0] * len(self.rows) if self._counts is None else [int(count) for count in self._counts.tolist()]
+
+    def before_call(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the model: find which columns this call brings, and what is edited in them."""
+        inputs = kwargs.get("input_ids", args[0] if args else None)
+        embedded = kwargs.get("inputs_embeds")
+        shown = inputs if inputs is not None else embedded
+        if shown is None:
+            raise ModelError("steered model was called without input_ids or inputs_embeds: nothing to steer")
+        batch, columns = int(shown.shape[0]), int(shown.shape[1])
+        if batch != len(self.rows):
+            raise ConfigurationError(
+                f"steered() was given {len(self.rows)} rows but the model got a batch of {batch}: give one entry a row "
+                "(beams and num_return_sequences repeat rows)"
+            )
+        cache = kwargs.get("past_key_values")
+        start = 0 if cache is None else int(cache.get_seq_length())
+        end = start + columns
+        self._check_progress(start, end, cached=cache is not None)
+        width = end if self._width is None else self._width
+        given = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        mask = given if isinstance(given, Tensor) and given.dim() == 2 else None
+        if mask is not None and start < width:
+            prompt = mask[:, : min(width, mask.shape[1])].bool()
+            if bool((prompt[:, :-1] & ~prompt[:, 1:]).any()):
+                raise ConfigurationError("prompts are padded on the right: steering needs padding_side='left'")
+        edit_from = min(max(start, width - self._extra), end)
+        step = _Step(start, end, edit_from, None, None, None, width, set())
+        if edit_from < end:
+            positions = kwargs.get("position_ids")
+            if self._keep < 1 and given is not None and mask is None and positions is None:
+                raise NeedsNotMetError("keep below 1 needs a 2-D attention_mask or position_ids: this call has neither")
+            self._find_active(step, shown.device, inputs, mask, positions)
+        self._step = step
+
+    def _check_progress(self, start: int, end: int, *, cached: bool) -> None:
+        """Refuse calls whose place in the answers cannot be known."""
+        if self._end == 0:
+            return  # the first call may go on from a cache
+        if start == 0 and cached:
+            raise ConfigurationError("steered() covers one call of generate(): open a new context for the next batch")
+        if start not in {0, self._end}:
+            raise NeedsNotMetError(
+                f"steered generation went from column {self._end} to {start}: assisted decoding cannot be steered"
+            )
+        if self._prompt_columns is None and end != self._end + 1:
+            raise NeedsNotMetError(
+                f"a steered step brought {end - self._end} tokens at once, so the end of the prompt is not known: say "
+                "prompt_columns= (prefill in chunks needs it)"
+            )
+
+    def _find_active(
+        self, step: _Step, device: torch.device, inputs: Tensor | None, mask: Tensor | None, positions: Tensor | None
+    ) -> None:
+        """Mark the rows that are steered in each edited column: not the unsteered, not those that have finished."""
+        first, end, width = step.edit_from, step.end, step.prompt_columns
+        active = (self._slot.to(device) > 0).unsqueeze(1).repeat(1, end - first)
+        answer_from = max(first, width)
+        finished = torch.zeros(len(self.rows), dtype=torch.bool, device=device)
+        if self._finished is not None and step.start > 0:
+            finished = self._finished.to(device)
+        if answer_from < end and inputs is not None:
+            stopped = torch.isin(inputs[:, answer_from - step.start :], self._stop.to(device))
+            over = (stopped.cumsum(1) > 0) | finished.unsqueeze(1)
+            active[:, answer_from - first :] &= ~over
+            finished = over[:, -1]
+        if mask is not None:
+            active &= mask[:, first:end].bool()
+        step.active, step.finished = active, finished
+        if self._keep < 1:
+            if mask is not None:
+                step.position = (mask.long().cumsum(1) - 1)[:, first:end]
+            elif positions is not None:
+                step.position = positions.expand(len(self.rows), -1)[:, first - step.start :].long()
+            else:  # no padding
+                step.position = torch.arange(first, end, device=device).expand(len(self.rows), -1)
+
+    def has(self, site: GateSite) -> bool:
+        """Whether any row edits this site."""
+        return site.layer in self._tables
+
+    def edit(self, layer: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+        """Make the forward hook of a layer's gate activation module."""
+
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            step = self._step
+            if step is None:
+                raise ModelError(
+                    f"{self._sites[layer]} ran outside of a call of the steered model: give steered() the causal "
+                    "language model itself, not a wrapper around it or a part of it"
+                )
+            if tuple(output.shape[:2]) != (len(self.rows), step.end - step.start) or output.dim() != 3:
+                raise ModelError(
+                    f"{self._sites[layer]} gave {list(output.shape)}, expected [{len(self.rows)}, "
+                    f"{step.end - step.start}, neurons]: this model cannot be steered here"
+                )
+            step.reached.add(layer)
+            if step.active is None:
+                return None
+            return self._edited(step, step.active, layer, output)
+
+        return hook
+
+    def _edited(self, step: _Step, active: Tensor, layer: int, output: Tensor) -> Tensor:
+        device = output.device
+        if self._tables[layer][0].device != device:
+            self._tables[layer] = (self._tables[layer][0].to(device), self._tables[layer][1].to(device))
+            self._slot, self._gamma = self._slot.to(device), self._gamma.to(device)
+        clamp, add = self._tables[layer]
+        added = add[self._slot.to(device)] * self._gamma.to(device).unsqueeze(1)
+        raised = added.unsqueeze(1)
+        if step.position is not None:
+            seeds = self._seeds.to(device).unsqueeze(1)
+            raised = raised * keep_mask(seeds, step.position.to(device), layer, output.shape[-1], self._keep)
+        before = output[:, step.edit_from - step.start :]
+        # In float32 (or wider) and rounded once; rows that are not active keep their bits.
+        wide = before.to(torch.promote_types(before.dtype, torch.float32))
+        changed = torch.minimum(wide, clamp[self._slot.to(device)].unsqueeze(1)) + raised
+        changed = torch.where(active.to(device).unsqueeze(-1), changed.to(output.dtype), before)
+        if before.shape == output.shape:
+            return changed
+        whole = output.clone()
+        whole[:, step.edit_from - step.start :] = changed
+        return whole
+
+    def after_call(self, _model: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        """Forward hook of the model, run when the call succeeded: check that every layer was reached, then count."""
+        step = self._step
+        self._step = None
+        if step is None:
+            return
+        missed = [self._sites[layer] for layer in sorted(self._tables) if layer not in step.reached]
+        if missed:
+            raise ModelError(
+                f"steering had no effect: {missed[0]} and {len(missed) - 1} more gate activations were bypassed (a "
+                "fused or compiled kernel?); load the model without it"
+            )
+        if step.active is not None:
+            new_from = max(step.edit_from, self._counted_to)
+            fresh = step.active[:, new_from - step.edit_from :].sum(1)
+            self._counts = fresh if self._counts is None else self._counts + fresh
+            self._finished = step.finished
+        self._counted_to = max(self._counted_to, step.end)
+        self._end, self._width = step.end, step.prompt_columns
+
+
+def _build_tables(gates: Gates, rows: Sequence[Row]) -> tuple[Tensor, Tensor, dict[int, tuple[Tensor, Tensor]]]:
+    """Give each different intervention a slot; slot 0 changes nothing.
+
+    Returns:
+        Slot (int64) and strength (float32) of each row; for each layer with edits, clamp and add tables
+        (float32 [slots, neurons]).
+    """
+    found: dict[Intervention, int] = {}
+    slots: list[int] = []
+    for row in rows:
+        if row is None:
+            slots.append(0)
+            continue
+        intervention, strength = row
+        intervention.check_model(gates.layers, gates.neurons)
+        check_strength(strength)
+        slots.append(found.setdefault(intervention, len(found) + 1) if len(intervention) else 0)
+    dense = [intervention.tables() for intervention in found]
+    unclamped, unmoved = torch.full((gates.neurons,), torch.inf), torch.zeros(gates.neurons)
+    tables = {}
+    for layer in sorted({int(layer) for one in found for layer in one.layer}):
+        clamp = torch.stack([unclamped, *(torch.from_numpy(table[0][layer]) for table in dense)])
+        add = torch.stack([unmoved, *(torch.from_numpy(table[1][layer]) for table in dense)])
+        tables[layer] = (clamp, add)
+    gamma = torch.tensor([0.0 if row is None else float(row[1]) for row in rows], dtype=torch.float32)
+    return torch.tensor(slots, dtype=torch.int64), gamma, tables
+
+
+@contextmanager
+def steered(
+    model: nn.Module,
+    gates: Gates,
+    rows: Sequence[Row],
+    *,
+    from_last_prompt_token: bool = False,
+    keep: float = 1.0,
+    seed: int | Sequence[int] = 0,
+    prompt_columns: int | None = None,
+    stop_tokens: Collection[int] | None = None,
+) -> Iterator[Steering]:
+    """Edit gate activations during one ``model.generate()`` of a left-padded batch, each row by its own intervention.
+
+    For a neuron of an edited row, ``min(act(gate), clamp) + strength * add``, in every step after the prompt. Rows
+    without an intervention, padding and rows that have finished keep their bits. The model is as before afterwards,
+    whatever happens.
+
+    Args:
+        model: The causal language model whose ``generate`` (or forward) is called.
+        gates: Its gates, from :func:`~personalitybench.activations.layouts.find_gates`.
+        rows: For each row of the batch, intervention and strength, or None. A part that must hold several
+            interventions is made with :func:`~personalitybench.activations.interventions.combine`.
+        from_last_prompt_token: Edit the last prompt position too, so that the first answer token is steered.
+        keep: Share of the additions that stay at each step, drawn by :func:`keep_mask` (released script: 0.9);
+            clamps always stay.
+        seed: Of that draw, for all rows or one for each.
+        prompt_columns: Width of the padded prompts; by default that of the first call. Needed where a prompt
+            comes in chunks, or prompt and answer in one call.
+        stop_tokens: Tokens that end an answer; by default the end tokens of ``model.generation_config``. What
+            ``generate`` is told otherwise must be told here: a row is steered up to its first stop token. (Padding
+            tells nothing: a model may generate that token in mid-answer.)
+
+    Yields:
+        The counts of what was edited.
+
+    Raises:
+        ConfigurationError: A batch of another size, right padding, a setting out of range, or the model is being
+            steered already.
+        ModelError: An intervention of another shape (names both), or a gate activation was bypassed, so that
+            steering would silently have done nothing.
+        NeedsNotMetError: A way of generating that cannot be steered (assisted decoding).
+    """
+    if not 0 < keep <= 1:
+        raise ConfigurationError(f"keep {keep}: give a share above 0 and at most 1")
+    seeds = [seed] * len(rows) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(rows):
+        raise ConfigurationError(f"{len(seeds)} seeds for {len(rows)} rows: give one for each, or one for all")
+    if prompt_columns is not None and prompt_columns < 1:
+        raise ConfigurationError(f"prompt_columns {prompt_columns}: a prompt has at least one token")
+    modules: list[nn.Module] = [site.module for site in gates.sites]
+    if len(set(modules)) != len(modules):
+        raise ModelError(f"layers of this {gates.family} model share one activation module, so it cannot be steered")
+    if any(module in _steered_modules for module in modules):
+        raise ConfigurationError("this model is being steered already: leave that context first, or use combine()")
+    state = Steering(
+        gates,
+        rows,
+        from_last_prompt_token=from_last_prompt_token,
+        keep=keep,
+        seeds=seeds,
+        prompt_columns=prompt_columns,
+        stop_tokens=_end_tokens(model) if stop_tokens is None else stop_tokens,
+    )
+    base: Any = getattr(model, "get_base_model", None)  # of a peft adapter, whose generate() calls what it wraps
+    with _hooks(model if base is None else base(), gates.sites, state):
+        yield state
+
+
+@contextmanager
+def _hooks(model: nn.Module, sites: Sequence[GateSite], state: Steering) -> Iterator[None]:
+    """Install the hooks, and take them away whatever happens."""
+    handles: list[Any] = []
+    modules = [site.module for site in sites]
+    _steered_modules.update(modules)
+    try:
+        handles.append(model.register_forward_pre_hook(state.before_call, with_kwargs=True))
+        handles.append(model.register_forward_hook(state.after_call))
+        handles.extend(site.module.register_forward_hook(state.edit(site.layer)) for site in sites if state.has(site))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        _steered_modules.difference_update(modules)
+
+
+def _end_tokens(model: nn.Module) -> set[int]:
+    """End tokens of a model's generation settings."""
+    value: Any = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if value is None:
+        return set()
+    return set(value) if isinstance(value, list) else {value}
