@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ LM_EVAL_CONTEXT = {
 
 def main() -> None:
     """Run the command line; an error of the user's is one line and exit status 2."""
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # what failed is said once, in our own words
     try:
         app()
     except PersonalityBenchError as error:
@@ -111,16 +113,18 @@ def tasks() -> None:
 @app.command()
 def methods() -> None:
     """List the induction methods and what each needs."""
-    from rich.table import Table  # noqa: PLC0415
+    from rich.table import Column, Table  # noqa: PLC0415
 
     from personalitybench.methods import methods as registry  # noqa: PLC0415
 
-    table = Table("method", "version", "needs", "strength", "settings", "what it does")
+    whole = [Column(name, overflow="fold") for name in ("method", "needs", "settings")]
+    table = Table(whole[0], "strength", whole[1], whole[2], "what it does")
     for name in registry.names():
         kind = registry.get(name)
         settings = ", ".join(f"{key}={field.default}" for key, field in kind.Settings.model_fields.items())
         needs = ", ".join(sorted(kind.needs)) or "nothing"
-        table.add_row(name, kind.version, needs, "yes" if kind.has_strength else "no", settings or "–", kind.summary)
+        strength = "yes" if kind.has_strength else "no"
+        table.add_row(f"{name} ({kind.version})", strength, needs, settings or "–", kind.summary)
     _console().print(table)
 
 

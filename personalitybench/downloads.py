@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import requests
 import stamina
 from filelock import FileLock, Timeout
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from personalitybench.errors import DataError
@@ -83,7 +84,9 @@ def _download(url: str, target: Path, blob_id: str) -> None:
 
 def _stream(url: str, destination: Path) -> None:
     """Download one body with a progress bar."""
-    advice = f"check the network, set {MIRROR_VARIABLE} to a mirror, or name a local copy with --data-dir"
+    advice = f"check the network or set {MIRROR_VARIABLE} to a mirror"
+    if "/dataset/" in url:
+        advice += ", or name a local copy of the data with --data-dir"
     try:
         with requests.get(url, stream=True, timeout=(_CONNECT_SECONDS, _READ_SECONDS)) as response:
             if response.status_code >= 500:
@@ -93,7 +96,9 @@ def _stream(url: str, destination: Path) -> None:
             expected = int(response.headers.get("Content-Length", 0)) or None
             received = 0
             columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-            with Progress(*columns, transient=True) as progress, destination.open("wb") as stream:
+            console = Console(stderr=True)
+            bars = Progress(*columns, transient=True, console=console, disable=not console.is_terminal)
+            with bars as progress, destination.open("wb") as stream:
                 bar = progress.add_task(f"downloading {destination.name.split('.')[1]}", total=expected)
                 for block in response.iter_content(1 << 16):
                     stream.write(block)

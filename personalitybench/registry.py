@@ -1,4 +1,4 @@
-"""One small registry for everything that others can add: methods, judges, metrics.
+"""One small registry for everything that others can add: methods, judges.
 
 Names of our own are bare (``simple``); a name from another package is ``package/name``. Entry points are
 read only when a name is missed or a full list is asked for, and an entry is imported only when it is used.

@@ -21,6 +21,7 @@ from lm_eval.api.registry import register_filter
 from lm_eval.api.task import ConfigurableTask
 from pydantic import BaseModel, ConfigDict, Field
 
+from personalitybench.backends.needs import check_needs
 from personalitybench.errors import ConfigurationError
 from personalitybench.judging import (
     FLUENCY,
@@ -120,6 +121,8 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         metadata = dict(config.get("metadata") or {})
         self.target = Target.parse(metadata["target"])
         self.options = TaskOptions.from_metadata(metadata)
+        if "source" not in metadata:
+            _warn_about_sample()
         self.source = shared_source(self.options.source, self.options.data_dir)
         self.wording = load_wording(self.options.prompts)
         self.left_out: list[str] = []
@@ -165,6 +168,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
 
     def build_all_requests(self, *, chat_template: Any = None, **kwargs: Any) -> None:
         """Build the requests; leave out what the model's interface cannot take."""
+        check_needs(self.options.method, self.method.needs, _capabilities(chat_template))
         self.chat_template = bool(kwargs.get("apply_chat_template"))
         self.system_instruction = kwargs.get("system_instruction")
         if not self.chat_template:
@@ -240,7 +244,13 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
     def _make_method(self) -> InductionMethod:
         artifact = Artifact.open(Path(self.options.artifact)) if self.options.artifact else None
         context = MethodContext(self.wording, self.source, self.options.seed, artifact)
-        return create_method(self.options.method, self.options.settings, context, self.options.strength)
+        method = create_method(self.options.method, self.options.settings, context, self.options.strength)
+        if method.needs and artifact is None:
+            raise ConfigurationError(
+                f"method {self.options.method!r} needs what its fit leaves: run its suite's stage 'fit' first, "
+                "or name the folder of the artifact in 'artifact'"
+            )
+        return method
 
     def _filter_list(self) -> list[dict[str, Any]]:
         names: list[str | None] = [*self.options.judge_ids] or [None]
@@ -337,6 +347,12 @@ def score_document(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
 
 
 @lru_cache(maxsize=1)
+def _warn_about_sample() -> None:
+    """Say once in a process that these are not the paper's questions."""
+    logger.warning('asking the bundled sample questions: add "source": "official" to --metadata for the paper\'s')
+
+
+@lru_cache(maxsize=1)
 def _warn_about_chat_template() -> None:
     """Say once in a process that prompts are meant for a chat."""
     logger.warning("prompts are user turns of a chat: add --apply_chat_template unless the model has no template")
@@ -396,5 +412,15 @@ def count(items: Sequence[float]) -> Count:
 
 def _speaks_to_api(chat_template: Any) -> bool:
     """Whether the requests go to a chat API, told by the model object that the template belongs to."""
-    owner = type(getattr(chat_template, "__self__", None))
-    return any(base.__name__ == "TemplateAPI" for base in owner.__mro__)
+    return any(base.__name__ == "TemplateAPI" for base in _model_type(chat_template).__mro__)
+
+
+def _capabilities(chat_template: Any) -> frozenset[str]:
+    """What the model can do besides reading a prompt, as its class says; stock model types say nothing."""
+    found: frozenset[str] = getattr(_model_type(chat_template), "capabilities", frozenset())
+    return found
+
+
+def _model_type(chat_template: Any) -> type:
+    """Class of the model object that a chat template belongs to: all that lm-eval tells a task of its model."""
+    return type(getattr(chat_template, "__self__", None))

@@ -120,6 +120,8 @@ def test_missing_file(server: Server, blob_id: str) -> None:
     with pytest.raises(DataError, match=r"answered 404.*--data-dir"):
         downloads.fetch_pinned("NPTI/dataset/test/Nothing.json", blob_id)
     assert server.requests == 1, "a file that is not there is not asked for again"
+    with pytest.raises(DataError, match=r"to a mirror$"):  # a script has no place in a folder of data
+        downloads.fetch_pinned("NPTI/code/nothing.py", blob_id)
 
 
 def test_nobody_listens(cache: Path, blob_id: str, monkeypatch: pytest.MonkeyPatch) -> None:

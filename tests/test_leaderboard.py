@@ -107,6 +107,12 @@ def test_judges_are_never_mixed() -> None:
         build_board("b", [])
 
 
+def test_a_result_given_twice_is_refused() -> None:
+    once = cell("openness:high", ratings(1.0, 2.0))
+    with pytest.raises(DataError, match=r"two results for openness:high .*'simple', seed 0: give each result once"):
+        build_board("b", [once, once])
+
+
 def test_rows_are_sorted_and_identity_is_stable() -> None:
     cells = [
         cell("openness:high", ratings(2.0, 2.0), method="none"),

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from personalitybench import files
-from personalitybench.errors import StorageError
+from personalitybench.errors import ModelError, StorageError
 from personalitybench.runs.command import run_suite
 from personalitybench.tasks import tasks_folder
 from tests.test_lm_eval_command import common, lm_eval
@@ -154,6 +155,19 @@ def test_a_full_disk_is_said_and_the_run_resumes(
     monkeypatch.setattr(files.os, "fsync", real)
     run(small_suite, output)
     assert contents(output) == reference
+
+
+def test_judging_and_scoring_need_no_model(tmp_path: Path, tiny_model: Path, reference: dict[str, bytes]) -> None:
+    copy = tmp_path / tiny_model.name
+    shutil.copytree(tiny_model, copy)
+    suite = tmp_path / "small.yaml"
+    suite.write_text(SUITE.format(model=copy, methods="[none, p2]", targets=TWO_TARGETS, dtype="float32"))
+    run(suite, tmp_path / "run", "generate")
+    shutil.rmtree(copy)
+    run(suite, tmp_path / "run", "judge", "score")
+    assert contents(tmp_path / "run")["leaderboard.json"] == reference["leaderboard.json"]
+    with pytest.raises(ModelError, match="does not exist"):
+        run(suite, tmp_path / "another")
 
 
 def test_an_altered_answer_is_noticed(small_suite: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from lm_eval.tasks import TaskManager
 
-from personalitybench.errors import ConfigurationError
+from personalitybench.errors import ConfigurationError, NeedsNotMetError
 from personalitybench.tasks import Count, JudgeFilter, TaskOptions, score_document, tasks_folder
 from personalitybench.traits import TARGETS
 
@@ -71,6 +71,17 @@ def test_a_method_that_needs_more_than_a_prompt_sends_its_induction(
     task.build_all_requests(limit=1)
     extra = task.instances[0].args[1]["extra_args"]
     assert extra == {"personalitybench": {"intervention": "neurons", "strength": 1.4}}
+
+
+def test_a_need_that_stock_models_do_not_meet_is_refused(
+    leaves: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = leaves["personalitybench_neuroticism_high"]
+    monkeypatch.setattr(type(task.method), "needs", frozenset({"intervention"}))
+    with pytest.raises(NeedsNotMetError, match="'simple' needs intervention, which this model type cannot do"):
+        task.build_all_requests(limit=1)
+    with pytest.raises(ConfigurationError, match="needs what its fit leaves"):
+        load("personalitybench_openness_high", method="simple", judge=None)
 
 
 def test_metadata_with_a_misspelt_key_names_the_right_one() -> None:

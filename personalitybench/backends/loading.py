@@ -1,4 +1,4 @@
-"""Load a model through lm-eval's own model classes, and say what each can do beyond reading a prompt."""
+"""Load a model through lm-eval's own model classes, and form the batches that lm-eval would form."""
 
 from __future__ import annotations
 
@@ -14,28 +14,10 @@ from lm_eval.models.api_models import TemplateAPI
 from lm_eval.models.openai_completions import LocalChatCompletion
 from lm_eval.models.utils import Collator
 
-from personalitybench.errors import MissingDependencyError, ModelError, NeedsNotMetError
+from personalitybench.errors import MissingDependencyError, ModelError
 
 # Model types that load weights themselves; the others are spoken to by the name of a model.
 LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm"})
-
-# What a backend can do for an induction besides reading a prompt; prompting methods need nothing.
-CAPABILITIES: dict[str, frozenset[str]] = {}
-
-
-def check_needs(method: str, needs: frozenset[str], backend: str) -> None:
-    """Refuse a method that a backend cannot serve, before anything runs.
-
-    Raises:
-        NeedsNotMetError: Names what is missing and the backends that can.
-    """
-    lacking = sorted(needs - CAPABILITIES.get(backend, frozenset()))
-    if lacking:
-        able = sorted(name for name, can in CAPABILITIES.items() if needs <= can)
-        raise NeedsNotMetError(
-            f"method {method!r} needs {' and '.join(lacking)}, which backend {backend!r} cannot do; "
-            f"backends that can: {', '.join(able) or 'none in this version'}"
-        )
 
 
 def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: str | None) -> LM:

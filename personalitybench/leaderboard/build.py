@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from personalitybench.errors import DataError
@@ -89,6 +90,12 @@ def _rank(row: Row) -> float:
 
 def _build_row(cells: Sequence[Cell]) -> Row:
     cells = sorted(cells, key=lambda cell: (TARGETS.index(cell.target), cell.settings["seed"]))
+    for earlier, later in pairwise(cells):
+        if (earlier.target, earlier.settings["seed"]) == (later.target, later.settings["seed"]):
+            raise DataError(
+                f"two results for {later.target} under the same settings of method "
+                f"{later.settings['method']['name']!r}, seed {later.settings['seed']}: give each result once"
+            )
     scores: dict[Target, Scores] = defaultdict(lambda: defaultdict(list))
     fluency: dict[Target, Scores] = defaultdict(lambda: defaultdict(list))
     answers: dict[Target, list[JudgedAnswer]] = defaultdict(list)

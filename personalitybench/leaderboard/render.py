@@ -62,9 +62,11 @@ def _plain_label(row: Row) -> str:
     return method.name if method.strength is None else f"{method.name} at {method.strength:g}"
 
 
-def unrated_total(row: Row) -> int:
-    """Answers of a row without a rating for the trait."""
-    return sum(result.n - result.rated for result in row.targets.values())
+def unrated_total(row: Row, board: Leaderboard) -> str:
+    """Answers of a row without a rating for the trait; a publication does not say."""
+    if not row.targets or board.status == "published":
+        return "–"
+    return str(sum(result.n - result.rated for result in row.targets.values()))
 
 
 def text_mean(row: Row, measure: str) -> float | None:
@@ -97,7 +99,7 @@ def to_markdown(board: Leaderboard) -> str:
         cells += [with_interval(row.traits[name]) if name in row.traits else "–" for name in TRAIT_NAMES]
         cells += [number(row.fluency_average.mean if row.fluency_average else None)]
         cells += [number(text_mean(row, "repetition")), number(text_mean(row, "unfinished"))]
-        cells += [str(unrated_total(row)) if row.targets else "–"]
+        cells += [unrated_total(row, board)]
         lines.append(_row(cells))
     if any(row.targets for row in board.rows):
         lines += ["", "Mean score of each target (1-5, 3 is neutral):", ""]

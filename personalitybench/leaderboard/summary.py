@@ -42,6 +42,6 @@ def board_table(board: Leaderboard) -> Table:
         cells += [number(row.traits[name].mean, 1) if name in row.traits else "–" for name in TRAIT_NAMES]
         cells += [number(row.fluency_average.mean if row.fluency_average else None, 1)]
         cells += [number(text_mean(row, measure)) for measure in ("repetition", "unfinished")]
-        cells += [str(unrated_total(row)) if row.targets else "–"]
+        cells += [unrated_total(row, board)]
         table.add_row(*cells)
     return table

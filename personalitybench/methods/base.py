@@ -105,7 +105,7 @@ class FitContext:
         model: Local path or hub name of the model.
         source: Questions to identify with, and descriptions.
         wording: Templates of the protocol.
-        folder: Where the artifact goes; empty or holding what an interrupted fit left.
+        folder: Where the artifact goes; it does not exist yet, or holds what an interrupted fit left.
         seed: Seed of everything that is drawn.
     """
 

@@ -17,13 +17,13 @@ from lm_eval.tasks import TaskManager
 
 from personalitybench.backends.loading import (
     LOCAL_BACKENDS,
-    check_needs,
     has_chat_template,
     load_model,
     plan_batches,
     quiet_libraries,
 )
-from personalitybench.errors import StorageError
+from personalitybench.backends.needs import CAPABILITIES, check_needs
+from personalitybench.errors import ModelError, StorageError
 from personalitybench.files import write_json
 from personalitybench.judging import create_judge, verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
@@ -78,7 +78,8 @@ class Run:
             create_judge(judge)
         for call in self.suite.calls():
             method = create_method(call.method.name, call.method.settings, self._context(call.seed), call.strength)
-            check_needs(call.method.name, method.needs, call.model.backend)
+            can = CAPABILITIES.get(call.model.backend, frozenset())
+            check_needs(call.method.name, method.needs, can, call.model.backend)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -112,7 +113,7 @@ class Run:
                 seed=call.seed,
             )
             method = create_method(call.method.name, call.method.settings, self._context(call.seed))
-            with self.progress.stage("fit", call.label, total=1, done=0, unit="fits") as stage:
+            with self.progress.stage("fit", self._title(call), total=1, done=0, unit="fits") as stage:
                 artifact = method.fit(context)
                 if artifact is not None:
                     stage.advance(1)
@@ -148,7 +149,7 @@ class Run:
                 total = sum(len(answers) for answers, _ in pending)
                 done = sum(len(_judged_ids(ratings)) for _, ratings in pending)
                 with self.progress.stage(
-                    "judge", f"{call.label} by {judge}", total=total, done=done, unit="answers"
+                    "judge", f"{self._title(call)} by {judge}", total=total, done=done, unit="answers"
                 ) as stage:
                     for answers, ratings in pending:
                         self._rate(judge, answers, ratings, stage)
@@ -165,6 +166,10 @@ class Run:
         return boards
 
     # What the stages share.
+
+    def _title(self, call: Call) -> str:
+        """What progress calls a call; the model is named where there are several."""
+        return call.label if len(self.suite.models) == 1 else f"{Path(call.model.name).name} {call.label}"
 
     def _source(self) -> QuestionSource:
         return shared_source(self.suite.questions.source, self.suite.questions.data_dir)
@@ -212,7 +217,9 @@ class Run:
         done = {target: {row["id"] for row in sheet.lines.read()} for target, sheet in sheets.items()}
         batches = plan_batches(model, [request for _, request in requests], call.model.batch_size)
         finished = sum(map(len, done.values()))
-        with self.progress.stage("generate", call.label, total=len(requests), done=finished, unit="answers") as stage:
+        with self.progress.stage(
+            "generate", self._title(call), total=len(requests), done=finished, unit="answers"
+        ) as stage:
             for batch in batches:
                 asked = [requests[index] for index in batch]
                 if all(request.doc["id"] in done[target] for target, request in asked):
@@ -274,9 +281,8 @@ class Run:
 
     def _plan(self, call: Call) -> dict[str, Any]:
         """All that decides a call's answers and is known before a model is loaded."""
-        arguments = self._model_arguments(call.model)
         return {
-            "model": model_record(call.model.backend, arguments, self._commit(call.model)),
+            "model": self._model_record(call.model),
             "model_spec": call.model.model_dump(mode="json", exclude={"name", "device"}),
             "task": {**self.suite.task_metadata(call), "data_dir": None},
             "questions": self._source().revision,
@@ -289,10 +295,22 @@ class Run:
         arguments = self._model_arguments(call.model)
         made = provenance(call.model.backend, arguments, call.model.batch_size, package_versions())
         return {
-            "model": model_record(call.model.backend, arguments, self._commit(call.model)),
+            "model": self._model_record(call.model),
+            "asked_for": _asked_for(call.model),
             "settings": task.identity(),
             "provenance": made.model_dump(mode="json"),
         }
+
+    def _model_record(self, spec: ModelSpec) -> dict[str, str]:
+        """Name and revision of a model. Where its answers lie here already it need not be present any more."""
+        try:
+            return model_record(spec.backend, self._model_arguments(spec), self._commit(spec))
+        except ModelError:
+            for folder in self.store.calls():
+                record = folder.record
+                if record["asked_for"] == _asked_for(spec):
+                    return dict(record["model"])
+            raise
 
     def _model_arguments(self, spec: ModelSpec) -> dict[str, Any]:
         """Arguments for lm-eval's model class, the model's name resolved."""
@@ -322,6 +340,11 @@ class Run:
             arguments = self._model_arguments(spec)
             self._loaded = (key, load_model(spec.backend, arguments, spec.batch_size, spec.device))
         return self._loaded[1]
+
+
+def _asked_for(spec: ModelSpec) -> dict[str, Any]:
+    """A model as the suite asks for it."""
+    return spec.model_dump(mode="json", include={"name", "backend", "revision"})
 
 
 def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:

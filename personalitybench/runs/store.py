@@ -7,15 +7,15 @@
     <run>/calls/<label>-<hash>/call.json                  identity of the settings, provenance
     <run>/calls/<label>-<hash>/<target>/answers.jsonl     one line an answer
     <run>/calls/<label>-<hash>/<target>/answers.json      manifest: count and hash
-    <run>/calls/<label>-<hash>/<target>/<judge>.jsonl     one line a verdict, two verdicts an answer
-    <run>/calls/<label>-<hash>/<target>/<judge>.json      manifest
+    <run>/calls/<label>-<hash>/<target>/<judge>-<hash>.jsonl   one line an answer, its two verdicts
+    <run>/calls/<label>-<hash>/<target>/<judge>-<hash>.json    manifest
 
 A folder's hash is that of its identity, so changed settings never meet old answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class CallFolder:
         return Sheet(self._target_folder(target) / "answers.jsonl")
 
     def ratings(self, target: Target, judge: Mapping[str, str]) -> Sheet:
-        """Sheet of verdicts: ``id``, ``aspect``, and a rating or the reason why there is none."""
+        """Sheet of verdicts: ``id``, ``trait`` and ``fluency``, each a rating or the reason why there is none."""
         name = f"{judge['id']}-{content_hash(dict(judge))[:8]}.jsonl"
         return Sheet(self._target_folder(target) / name)
 
@@ -107,6 +107,11 @@ class RunFolder:
     def call(self, label: str, identity: Mapping[str, Any]) -> CallFolder:
         """Folder of a call, named by its identity."""
         return CallFolder(self.folder / "calls" / f"{label}-{content_hash(dict(identity))[:12]}")
+
+    def calls(self) -> Iterator[CallFolder]:
+        """All calls that were started."""
+        for path in sorted((self.folder / "calls").glob("*/call.json")):
+            yield CallFolder(path.parent)
 
     def fit(self, method: str, identity: Mapping[str, Any]) -> Path:
         """Folder of a fit, named by its identity."""

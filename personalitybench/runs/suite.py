@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class MethodSpec(_Part):
 class QuestionsSpec(_Part):
     """Which questions are asked; ``limit`` keeps the first so many of each target."""
 
-    source: Literal["official", "sample"] = "official"
+    source: Literal["official", "sample"] = "sample"
     data_dir: str | None = None
     half: Half = "all"
     limit: int | None = Field(default=None, ge=1)
@@ -136,11 +137,12 @@ class Call:
     def label(self) -> str:
         """Short name for progress and folders."""
         parts = [self.method.name.replace("/", "_")]
+        parts += [f"{key}={value}" for key, value in sorted(self.method.settings.items())]
         if self.strength is not None:
             parts.append(f"{self.strength:g}")
         if self.seed:
             parts.append(f"seed{self.seed}")
-        return "-".join(parts)
+        return re.sub(r"[^A-Za-z0-9._=-]+", "_", "-".join(parts))[:80]
 
 
 def load_suite(path_or_name: str) -> Suite:

@@ -1,0 +1,30 @@
+"""What a backend can do for an induction besides reading a prompt, checked before anything runs."""
+
+from __future__ import annotations
+
+from personalitybench.errors import NeedsNotMetError
+
+# lm-eval model types by what they can do; a class that can do something says so in its attribute ``capabilities``.
+CAPABILITIES: dict[str, frozenset[str]] = {}
+
+
+def check_needs(method: str, needs: frozenset[str], capabilities: frozenset[str], backend: str = "") -> None:
+    """Refuse a method that a backend cannot serve.
+
+    Args:
+        method: Name of the method.
+        needs: What it needs.
+        capabilities: What the backend can do.
+        backend: Name of the backend, if it is known.
+
+    Raises:
+        NeedsNotMetError: Names what is missing and the backends that can.
+    """
+    lacking = sorted(needs - capabilities)
+    if lacking:
+        able = sorted(name for name, can in CAPABILITIES.items() if needs <= can)
+        which = f"backend {backend!r}" if backend else "this model type"
+        raise NeedsNotMetError(
+            f"method {method!r} needs {' and '.join(lacking)}, which {which} cannot do; "
+            f"backends that can: {', '.join(able) or 'none in this version'}"
+        )
