@@ -15,6 +15,7 @@ from personalitybench.errors import ConfigurationError, StorageError
 from personalitybench.files import sha256_file
 from personalitybench.resources import bundled
 
+STEERABLE = "personalitybench-hf"  # our model type; lm-eval 0.4.13 finds no plug-ins, so it is registered by hand
 _FOLDER = "personalitybench"
 _LIST = "INSTALLED_FILES"
 
@@ -33,6 +34,8 @@ def run_lm_eval(arguments: Sequence[str]) -> None:
         )
     from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415
 
+    if any(STEERABLE in argument for argument in given):
+        import personalitybench.backends.steerable  # noqa: PLC0415 (registers it; needs torch)
     import personalitybench.tasks  # noqa: F401, PLC0415 (registers the judge filter)
 
     evaluating = "--tasks" in given or any(argument.startswith("--tasks=") for argument in given)

@@ -112,7 +112,7 @@ def test_an_induction_is_plain_data(name: str, context: MethodContext, asked: li
 def test_prompting_asks_nothing_more_of_a_backend(name: str, context: MethodContext, asked: list[Question]) -> None:
     method = create_method(name, {}, context)
     assert method.needs == frozenset()
-    assert method.fit(FitContext("model", context.source, context.wording, Path("nowhere"))) is None
+    assert method.fit(FitContext("model", "name", "revision", context.source, context.wording, Path("nowhere"))) is None
     assert all(found.extra_args == {} for found in inductions(method, asked[:3]).values())
 
 

@@ -17,7 +17,8 @@ from lm_eval.models.utils import Collator
 from personalitybench.errors import MissingDependencyError, ModelError
 
 # Model types that load weights themselves; the others are spoken to by the name of a model.
-LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm"})
+STEERABLE = "personalitybench-hf"
+LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm", STEERABLE})
 
 
 def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: str | None) -> LM:
@@ -35,6 +36,8 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
     """
     with quiet_libraries():
         try:
+            if backend == STEERABLE:
+                import personalitybench.backends.steerable  # noqa: F401, PLC0415 (registers it; needs torch)
             kind = get_model(backend)
         except (KeyError, ValueError) as error:
             raise ModelError(f"lm-eval has no model type {backend!r}: see 'lm_eval --help' for those it has") from error
@@ -108,7 +111,7 @@ def _set_transformers_bars(*, enabled: bool) -> None:
 
 def _default_device(backend: str) -> str | None:
     """The first GPU if torch sees one, else the processor; other backends choose for themselves."""
-    if not backend.startswith(("hf", "huggingface")):
+    if not backend.startswith(("hf", "huggingface", STEERABLE)):
         return None
     import torch  # noqa: PLC0415 (heavy, and optional)
 
@@ -116,6 +119,6 @@ def _default_device(backend: str) -> str | None:
 
 
 def _extra(backend: str) -> str:
-    if backend.startswith("hf"):
+    if backend.startswith("hf") or backend == STEERABLE:
         return "hf"
     return "vllm" if "vllm" in backend else "api"

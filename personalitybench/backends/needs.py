@@ -5,7 +5,7 @@ from __future__ import annotations
 from personalitybench.errors import NeedsNotMetError
 
 # lm-eval model types by what they can do; a class that can do something says so in its attribute ``capabilities``.
-CAPABILITIES: dict[str, frozenset[str]] = {}
+CAPABILITIES: dict[str, frozenset[str]] = {"personalitybench-hf": frozenset({"intervention"})}
 
 
 def check_needs(method: str, needs: frozenset[str], capabilities: frozenset[str], backend: str = "") -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -102,18 +102,27 @@ class FitContext:
     """What a fit works with.
 
     Attributes:
-        model: Local path or hub name of the model.
+        model: Local path or hub name of the model, as transformers loads it.
+        model_name: What the model is called.
+        model_revision: Which weights these are.
         source: Questions to identify with, and descriptions.
         wording: Templates of the protocol.
-        folder: Where the artifact goes; it does not exist yet, or holds what an interrupted fit left.
+        folder: Where the artifact goes. What a fit keeps for itself goes into ``work`` beside it; both may hold what
+            an interrupted fit left.
         seed: Seed of everything that is drawn.
+        model_args: Further arguments of lm-eval's transformers model, such as ``dtype``.
+        report: Told (what, done, total) as the work goes on.
     """
 
     model: str
+    model_name: str
+    model_revision: str
     source: QuestionSource
     wording: Wording
     folder: Path
     seed: int = 0
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    report: Callable[[str, int, int], None] = lambda *_: None
 
 
 @dataclass(frozen=True)
@@ -191,6 +200,7 @@ methods: Registry[type[InductionMethod]] = Registry(
         "simple": "personalitybench.methods.simple:SimplePrompt",
         "p2": "personalitybench.methods.p2:DescriptionPrompt",
         "few_shot": "personalitybench.methods.few_shot:FewShotPrompt",
+        "npti": "personalitybench.methods.npti:NeuronSteering",
     },
 )
 

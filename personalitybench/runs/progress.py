@@ -22,12 +22,13 @@ class RunProgress:
 
     Attributes:
         seconds: Time spent in each stage.
+        bars: The bars; disabled where there is no terminal.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.seconds: dict[str, float] = {}
-        self._bars = Progress(
+        self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -38,13 +39,13 @@ class RunProgress:
         )
 
     def __enter__(self) -> RunProgress:
-        self._bars.start()
+        self.bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        self.bars.stop()
 
     def stage(self, name: str, label: str, *, total: int, done: int, unit: str) -> Stage:
         """Begin (or go on with) one piece of a stage.
@@ -60,7 +61,7 @@ class RunProgress:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self._bars.console.print(text, highlight=False, markup=False)
+        self.bars.console.print(text, highlight=False, markup=False)
 
 
 class Stage:
@@ -73,38 +74,53 @@ class Stage:
         self.total = total
         self.done = self.before = done
         self.unit = unit
+        self._bars = parent.bars
         self._bar: TaskID | None = None
+        self._step = ""
         self._started = 0.0
         self._shown = 0.0
 
     def __enter__(self) -> Stage:
         self._started = self._shown = time.monotonic()
-        bars = self.parent._bars
-        self._bar = bars.add_task(f"{self.name} {self.label}", total=self.total, completed=self.done)
+        self._bar = self._bars.add_task(f"{self.name} {self.label}", total=self.total, completed=self.done)
         return self
+
+    def show(self, step: str, done: int, total: int) -> None:
+        """Show a step of a piece of work that tells its own steps, such as a fit.
+
+        Args:
+            step: What is being done.
+            done: How far it is.
+            total: Its size.
+        """
+        if step != self._step:
+            self._step, self.total, self.done, self.before = step, total, 0, 0
+            if self._bar is not None:
+                self._bars.update(self._bar, description=f"{self.name} {self.label} {step}", total=total)
+        self.advance(done - self.done)
 
     def advance(self, count: int) -> None:
         """Count what is finished; in a log, say so every 20 seconds."""
         self.done += count
-        bars = self.parent._bars
         if self._bar is not None:
-            bars.update(self._bar, completed=self.done)
+            self._bars.update(self._bar, completed=self.done)
         now = time.monotonic()
-        if bars.disable and now - self._shown > 20:
-            self._shown = now
+        if self._bars.disable and now - self._shown > 20:
             rate = (self.done - self.before) / (now - self._started)
-            left = (self.total - self.done) / rate if rate else 0.0
-            self.parent.say(f"{self.name} {self.label}: {self.done}/{self.total} {self.unit}, about {left:.0f} s left")
+            left = f", about {(self.total - self.done) / rate:.0f} s left" if rate > 0 and not self._step else ""
+            self._shown = now
+            what = " ".join(part for part in (self.name, self.label, self._step) if part)
+            self.parent.say(f"{what}: {self.done}/{self.total} {self.unit}{left}")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         spent = time.monotonic() - self._started
         self.parent.seconds[self.name] = self.parent.seconds.get(self.name, 0.0) + spent
-        bars = self.parent._bars
         if self._bar is not None:
-            bars.remove_task(self._bar)
+            self._bars.remove_task(self._bar)
         made = self.done - self.before
         if kind is None and made:
-            rate = f", {made / spent:.1f} {self.unit}/s" if spent > 0 else ""
-            self.parent.say(f"{self.name} {self.label}: {made} {self.unit} in {spent:.1f} s{rate}")
+            whole = "" if self._step else f"{made} {self.unit} in "
+            rate = "" if self._step or spent <= 0 else f", {made / spent:.1f} {self.unit}/s"
+            self.parent.say(f"{self.name} {self.label}: {whole}{spent:.1f} s{rate}")

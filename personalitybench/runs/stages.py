@@ -5,7 +5,7 @@ Stages are repeatable: what is complete is passed over, what is half done goes o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -105,18 +105,10 @@ class Run:
             folder = self._fit_folder(call)
             if (folder / _FITTED).is_file():
                 continue
-            context = FitContext(
-                model=str(self._model_arguments(call.model).get("pretrained", call.model.name)),
-                source=self._source(),
-                wording=load_wording(self.suite.protocol.prompts),
-                folder=folder / "artifact",
-                seed=call.seed,
-            )
             method = create_method(call.method.name, call.method.settings, self._context(call.seed))
-            with self.progress.stage("fit", self._title(call), total=1, done=0, unit="fits") as stage:
-                artifact = method.fit(context)
+            with self.progress.stage("fit", call.method.name, total=1, done=0, unit="steps") as stage:
+                artifact = method.fit(self._fit_context(call, folder, stage.show))
                 if artifact is not None:
-                    stage.advance(1)
                     write_json(folder / _FITTED, {"sha256": artifact.sha256})
 
     def generate(self) -> None:
@@ -168,14 +160,32 @@ class Run:
     # What the stages share.
 
     def _title(self, call: Call) -> str:
-        """What progress calls a call; the model is named where there are several."""
-        return call.label if len(self.suite.models) == 1 else f"{Path(call.model.name).name} {call.label}"
+        """What progress calls a call; model and settings are told where they distinguish it."""
+        parts = [call.label] if len(self.suite.models) == 1 else [Path(call.model.name).name, call.label]
+        if sum(method.name == call.method.name for method in self.suite.methods) > 1:
+            parts += [f"{key}={value}" for key, value in call.method.settings.items()]
+        return " ".join(parts)
 
     def _source(self) -> QuestionSource:
         return shared_source(self.suite.questions.source, self.suite.questions.data_dir)
 
     def _context(self, seed: int) -> MethodContext:
         return MethodContext(load_wording(self.suite.protocol.prompts), self._source(), seed)
+
+    def _fit_context(self, call: Call, folder: Path, report: Callable[[str, int, int], None]) -> FitContext:
+        arguments = self._model_arguments(call.model)
+        model = model_record(call.model.backend, arguments, self._commit(call.model))
+        return FitContext(
+            model=str(arguments.get("pretrained", call.model.name)),
+            model_name=model["name"],
+            model_revision=model["revision"],
+            source=self._source(),
+            wording=load_wording(self.suite.protocol.prompts),
+            folder=folder / "artifact",
+            seed=call.seed,
+            model_args={key: value for key, value in arguments.items() if key != "pretrained"},
+            report=report,
+        )
 
     def _fit_folder(self, call: Call) -> Path:
         """One folder for all strengths and targets: a fit depends on none of them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,12 +136,11 @@ class Call:
     def label(self) -> str:
         """Short name for progress and folders."""
         parts = [self.method.name.replace("/", "_")]
-        parts += [f"{key}={value}" for key, value in sorted(self.method.settings.items())]
         if self.strength is not None:
             parts.append(f"{self.strength:g}")
         if self.seed:
             parts.append(f"seed{self.seed}")
-        return re.sub(r"[^A-Za-z0-9._=-]+", "_", "-".join(parts))[:80]
+        return "-".join(parts)
 
 
 def load_suite(path_or_name: str) -> Suite:
