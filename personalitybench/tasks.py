@@ -104,7 +104,7 @@ class TaskOptions(BaseModel):
 
 
 class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publishes no types
-    """Evaluation questions of one target, asked under an induction method (DESIGN §6).
+    """Evaluation questions of one target, asked under an induction method.
 
     Attributes:
         target: What the method is to induce, and what answers are scored for.
@@ -331,7 +331,7 @@ def judge_fingerprint(name: str) -> dict[str, str]:
 
 
 def score_document(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-    """Turn one filtered response into metrics; an unrated answer is counted and has no score (DESIGN §6)."""
+    """Turn one filtered response into metrics; an unrated answer is counted and has no score."""
     judged = json.loads(results[0])
     metrics = dict(judged.pop("text"))
     verdicts = {aspect: verdict_from_json(value) for aspect, value in judged.items()}

@@ -1,7 +1,7 @@
 """lm-eval's transformers model with interventions: each request of a batch is steered by its own, or not at all.
 
 A request says what it wants in ``gen_kwargs["extra_args"]["personalitybench"]``. Every steered batch proves that it
-was steered (the canary of DESIGN §7): as many tokens were edited as were generated, and the logits moved.
+was steered (the canary): as many tokens were edited as were generated, and the logits moved.
 """
 
 from __future__ import annotations
