@@ -81,12 +81,10 @@ def run(
 ) -> None:
     """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own progress says it all
-    if data_dir is not None:
-        os.environ["PERSONALITYBENCH_DATA"] = str(data_dir)
     from personalitybench.runs.command import run_suite  # noqa: PLC0415
 
     try:
-        run_suite(suite, output, stage or [], _console())
+        run_suite(suite, output, stage or [], _console(), data_dir)
     except KeyboardInterrupt:
         print("interrupted: what is finished is kept; the same command goes on from there", file=sys.stderr)  # noqa: T201
         raise typer.Exit(130) from None

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import datasets
 
 from personalitybench import downloads
-from personalitybench.errors import DataError, unknown_name
+from personalitybench.errors import ConfigurationError, DataError, unknown_name
 from personalitybench.files import cache_folder, content_hash, git_blob_id, sha256_file
 from personalitybench.resources import bundled
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Target, trait
@@ -213,12 +213,17 @@ def open_source(name: str = "official", data_dir: str | os.PathLike[str] | None 
             variable ``PERSONALITYBENCH_DATA`` names, if it is set.
 
     Raises:
-        ConfigurationError: No such source.
+        ConfigurationError: No such source, or a folder for the sample.
         DataError: The folder does not exist.
     """
     if name not in SOURCES:
         raise unknown_name("question source", name, SOURCES)
     if name == "sample":
+        if data_dir:
+            raise ConfigurationError(
+                f"data folder {data_dir} is for the official questions, but these are the sample's: "
+                "ask for source 'official'"
+            )
         return FolderSource(bundled("tasks", "sample"), name="sample")
     folder = data_dir or os.environ.get(DATA_VARIABLE)
     return FolderSource(Path(folder).expanduser()) if folder else OfficialSource()
@@ -226,7 +231,8 @@ def open_source(name: str = "official", data_dir: str | os.PathLike[str] | None 
 
 def shared_source(name: str, data_dir: str | None = None) -> QuestionSource:
     """Open a source once for a process, so that its files are hashed and its descriptions read once."""
-    return _shared_source(name, data_dir or os.environ.get(DATA_VARIABLE))
+    named = os.environ.get(DATA_VARIABLE) if name == "official" else None
+    return _shared_source(name, data_dir or named)
 
 
 @lru_cache(maxsize=16)

@@ -78,6 +78,12 @@ def test_no_suite_and_a_broken_one(command: Command, tmp_path: Path) -> None:
     assert "unknown stage 'jugde': did you mean 'judge'?" in one_line(command("run", "demo", "--stage", "jugde"))
 
 
+def test_a_data_folder_for_the_sample_questions(command: Command, tmp_path: Path) -> None:
+    line = one_line(command("run", str(suite(tmp_path)), "--data-dir", str(tmp_path)))
+    assert "is for the official questions, but these are the sample's" in line
+    assert "does not exist: name a folder" in one_line(command("leaderboard", "from-lm-eval", "nowhere"))
+
+
 def test_a_need_that_the_backend_lacks(command: Command, tmp_path: Path) -> None:
     packages = tmp_path / "packages"
     record = packages / "needy-1.0.dist-info"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 torch = pytest.importorskip("torch")
 
@@ -20,6 +22,9 @@ from personalitybench.files import JsonLines  # noqa: E402
 from personalitybench.methods import Artifact, FitContext, MethodContext, create_method  # noqa: E402
 from personalitybench.prompts import load_wording  # noqa: E402
 from personalitybench.questions import Question, open_source  # noqa: E402
+from personalitybench.runs.progress import RunProgress  # noqa: E402
+from personalitybench.runs.stages import Run  # noqa: E402
+from personalitybench.runs.suite import load_suite  # noqa: E402
 from personalitybench.traits import TARGETS, Target  # noqa: E402
 from tests.test_lm_eval_command import lm_eval, results  # noqa: E402
 from tests.test_runs import run  # noqa: E402
@@ -145,6 +150,11 @@ protocol: {{max_tokens: 8}}
     assert rows[0.5]["identity"]["method"]["artifact"] == rows[8.0]["identity"]["method"]["artifact"]
     assert rows[0.5]["identity"]["method"]["artifact"] is not None
     (artifact,) = (tmp_path / "run" / "fits").glob("*/artifact")
+    other = Run(load_suite(str(suite)), tmp_path / "run", RunProgress(Console(quiet=True)))
+    calls = list(other.suite.calls())
+    changed = replace(calls[1], model=calls[1].model.model_copy(update={"args": {"dtype": "bfloat16"}}))
+    assert other._fit_folder(calls[1]) == artifact.parent
+    assert other._fit_folder(changed) != artifact.parent, "a model loaded otherwise is fitted anew"
     one = Intervention.load(artifact / "agreeableness-low")
     added = one.operation == Operation.ADD
     assert added.any()

@@ -28,6 +28,8 @@ def read_cells(folder: Path) -> Iterator[Cell]:
     Raises:
         DataError: No results there, or the samples are missing (``--log_samples`` was not given).
     """
+    if not folder.exists():
+        raise DataError(f"{folder} does not exist: name a folder that lm_eval was given as --output_path")
     results = sorted(folder.rglob("results_*.json")) if folder.is_dir() else [folder]
     if not results:
         raise DataError(f"{folder} has no results_*.json: give lm_eval an --output_path and name that folder here")

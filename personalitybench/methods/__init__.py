@@ -1,4 +1,4 @@
-"""How a personality is induced: one file a method. Methods turn questions into requests; they never run models."""
+"""How a personality is induced: one file a method. Methods turn questions into requests; only a fit runs models."""
 
 from personalitybench.methods.base import (
     Artifact,

@@ -18,7 +18,9 @@ from personalitybench.runs.stages import STAGES, Run
 from personalitybench.runs.suite import load_suite
 
 
-def run_suite(name: str, output: Path | None, stages: Sequence[str], console: Console) -> None:
+def run_suite(
+    name: str, output: Path | None, stages: Sequence[str], console: Console, data_dir: Path | None = None
+) -> None:
     """Run a suite.
 
     Args:
@@ -26,6 +28,7 @@ def run_suite(name: str, output: Path | None, stages: Sequence[str], console: Co
         output: Folder of the run; ``runs/<suite name>`` if None.
         stages: Which stages, all if empty.
         console: Where progress and the table go.
+        data_dir: Local copy of the official data, instead of what the suite names.
 
     Raises:
         PersonalityBenchError: Something is wrong; what was finished is kept.
@@ -37,7 +40,7 @@ def run_suite(name: str, output: Path | None, stages: Sequence[str], console: Co
     folder = output or Path("runs") / suite.name
     boards: dict[str, Leaderboard] = {}
     with RunProgress(console) as progress:
-        run = Run(suite, folder, progress)
+        run = Run(suite.with_data(data_dir) if data_dir else suite, folder, progress)
         run.check()
         with run.lock():
             resolved = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -188,9 +188,9 @@ class Run:
         )
 
     def _fit_folder(self, call: Call) -> Path:
-        """One folder for all strengths and targets: a fit depends on none of them."""
+        """One folder for all strengths and targets: a fit depends on none of them, but on how the model is loaded."""
         plan = self._plan(call)
-        fitted = {key: plan[key] for key in ("model", "questions", "wording")}
+        fitted = {key: plan[key] for key in ("model", "questions", "wording")} | {"args": call.model.args}
         method = {"name": call.method.name, "settings": call.method.settings, "seed": call.seed}
         return self.store.fit(call.method.name, {**fitted, "method": method})
 

@@ -96,6 +96,10 @@ class Suite(_Part):
         named = {Target.parse(text) for text in self.targets}
         return [target for target in TARGETS if target in named]
 
+    def with_data(self, folder: Path) -> Suite:
+        """The same suite with a local copy of the official data."""
+        return self.model_copy(update={"questions": self.questions.model_copy(update={"data_dir": str(folder)})})
+
     def calls(self) -> Iterator[Call]:
         """All settings under which the targets are asked, model by model."""
         for model in self.models:
