@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,6 +38,7 @@ from personalitybench.questions import Half, Question, shared_source
 from personalitybench.resources import bundled
 from personalitybench.traits import Target
 from personalitybench.validation import validate
+from personalitybench.versions import package_versions
 
 logger = logging.getLogger(__name__)
 
@@ -247,8 +247,9 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         method = create_method(self.options.method, self.options.settings, context, self.options.strength)
         if method.needs and artifact is None:
             raise ConfigurationError(
-                f"method {self.options.method!r} needs what its fit leaves: run its suite's stage 'fit' first, "
-                "or name the folder of the artifact in 'artifact'"
+                f"method {self.options.method!r} needs what its fit leaves: run 'personalitybench fit "
+                f"{self.options.method} --model ...', or the stage 'fit' of its suite, and name the folder of the "
+                "artifact in 'artifact'"
             )
         return method
 
@@ -356,17 +357,6 @@ def _warn_about_sample() -> None:
 def _warn_about_chat_template() -> None:
     """Say once in a process that prompts are meant for a chat."""
     logger.warning("prompts are user turns of a chat: add --apply_chat_template unless the model has no template")
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what turns questions into answers, for a row's provenance."""
-    found = {}
-    for name in ("personalitybench", "lm_eval", "transformers", "torch", "vllm"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def tasks_folder() -> Path:

@@ -33,7 +33,7 @@ from personalitybench.errors import ConfigurationError, DataError, StorageError
 from personalitybench.traits import TARGETS, Pole, Target
 from tests.conftest import SHARED
 
-OWN_POLE = SelectionSettings(a95_from="own_pole")
+OWN_POLE = SelectionSettings(a95_from="own-pole")
 
 
 def make_set(shape: tuple[int, int] = (3, 8), **columns: Any) -> NeuronSet:
@@ -84,7 +84,7 @@ def test_presets_are_what_is_documented() -> None:
         "inclusive": True,
         "at_least": 2000,
         "at_most": 300_000,
-        "a95_from": "own_pole",
+        "a95_from": "own-pole",
         "arithmetic": "float32",
     }
     for name, field in SelectionSettings.model_fields.items():
@@ -145,8 +145,8 @@ def test_equal_differences_are_in_order_of_layer_and_index_and_limits_cut_there(
     high[1, 2] = 1.0
     expected = [(1, 2), *((i, j) for i in range(3) for j in range(4) if (i, j) != (1, 2))]
     assert places(choose(high, low)[Pole.HIGH]) == expected
-    assert places(choose(high, low, SelectionSettings(a95_from="own_pole", at_most=5))[Pole.HIGH]) == expected[:5]
-    strict = SelectionSettings(a95_from="own_pole", threshold=0.6, at_least=5)
+    assert places(choose(high, low, SelectionSettings(a95_from="own-pole", at_most=5))[Pole.HIGH]) == expected[:5]
+    strict = SelectionSettings(a95_from="own-pole", threshold=0.6, at_least=5)
     assert places(choose(high, low, strict)[Pole.HIGH]) == expected[:5]
 
 
@@ -159,7 +159,7 @@ def test_at_least_takes_none_that_leans_the_other_way() -> None:
 def test_float32_arithmetic_is_that_of_float32() -> None:
     rng = np.random.default_rng(1)
     high, low = rng.random((4, 500)), rng.random((4, 500))
-    found = choose(high, low, SelectionSettings(a95_from="own_pole", arithmetic="float32"))[Pole.HIGH]
+    found = choose(high, low, SelectionSettings(a95_from="own-pole", arithmetic="float32"))[Pole.HIGH]
     difference = high.astype(np.float32) - low.astype(np.float32)
     assert np.array_equal(found.delta, difference[found.layer, found.index])
     exact = choose(high, low)[Pole.HIGH]
@@ -170,7 +170,7 @@ def test_float32_arithmetic_is_that_of_float32() -> None:
 def test_a95_of_the_original_model() -> None:
     found = choose([[0.9, 0.1]], [[0.1, 0.9]], SelectionSettings.paper(), a95_original=[[3.0, 4.0]])
     assert (found[Pole.HIGH].a95.tolist(), found[Pole.LOW].a95.tolist()) == ([3], [4])
-    with pytest.raises(ConfigurationError, match=r"needs a95_original.*own_pole"):
+    with pytest.raises(ConfigurationError, match=r"needs a95_original.*own-pole"):
         choose([[0.9]], [[0.1]], SelectionSettings.paper())
 
 
@@ -232,7 +232,7 @@ def test_selection_is_the_definition(
     """Against whole numbers of tokens (20 a pole), where nothing is rounded."""
     at_least = min(at_least, at_most or at_least)
     chosen = SelectionSettings(
-        threshold=threshold / 20, inclusive=inclusive, at_least=at_least, at_most=at_most, a95_from="own_pole"
+        threshold=threshold / 20, inclusive=inclusive, at_least=at_least, at_most=at_most, a95_from="own-pole"
     )
     found = choose(high, low, chosen)
     counts = np.rint((high - low) * 20).astype(int)

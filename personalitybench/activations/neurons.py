@@ -52,7 +52,7 @@ class SelectionSettings(BaseModel):
     at_most: int | None = Field(
         None, ge=1, description="The strongest neurons that are kept at all. Paper: no limit; code: 300,000."
     )
-    a95_from: Literal["original", "own_pole"] = Field(
+    a95_from: Literal["original", "own-pole"] = Field(
         "original",
         description="Whose 95th percentile a95 is. Paper: 'the neuron's original activation', read here as the model "
         "without a persona; code: the persona-prompted run of the target's own pole.",
@@ -77,7 +77,7 @@ class SelectionSettings(BaseModel):
     @classmethod
     def released_code(cls) -> SelectionSettings:
         """As the released ``process_neuron.py`` does."""
-        return cls(inclusive=True, at_least=2000, at_most=300_000, a95_from="own_pole", arithmetic="float32")
+        return cls(inclusive=True, at_least=2000, at_most=300_000, a95_from="own-pole", arithmetic="float32")
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,7 +303,7 @@ def select_neurons(
         if a95_original is None:
             raise ConfigurationError(
                 "selection with a95_from='original' needs a95_original, the 95th percentiles of the model without a "
-                "persona: score unprompted answers as well, or set a95_from to 'own_pole'"
+                "persona: score unprompted answers as well, or set a95_from to 'own-pole'"
             )
         percentiles = dict.fromkeys(Pole, _percentiles("a95_original", a95_original, high))
     if settings.arithmetic == "float32":
