@@ -162,7 +162,7 @@ def read_answers(
             torch.tensor([len(one) for one in answers]),
             source.token_rule,
         ).to(model.device)
-        parts = [_part(row["id"], shards) for row in batch]
+        parts = [part_of(row["id"], shards) for row in batch]
         for part in parts:
             questions[part] += 1
         shard = torch.tensor(parts, device=model.device)
@@ -182,7 +182,7 @@ def read_answers(
     return builder.build(source, questions)
 
 
-def _part(question_id: str, shards: int) -> int:
+def part_of(question_id: str, shards: int) -> int:
     """The part of a question, by a hash of its id."""
     return int.from_bytes(hashlib.sha256(f"part:{question_id}".encode()).digest()[:8]) % shards
 

@@ -23,6 +23,7 @@ from personalitybench import __version__
 from personalitybench.activations.bins import Bins
 from personalitybench.activations.layouts import require_known_family
 from personalitybench.activations.statistics import StatisticsBuilder
+from personalitybench.backends.vllm.engine import LOAD_FORMAT
 from personalitybench.backends.vllm.gates import find_places, replace_activations, take_turn
 from personalitybench.backends.vllm.router import Router
 from personalitybench.backends.vllm.seams import GateControl, install_seams
@@ -30,8 +31,6 @@ from personalitybench.backends.vllm.state import GateState
 from personalitybench.backends.vllm.versions import check_version, vllm_version
 from personalitybench.errors import NeedsNotMetError
 from personalitybench.validation import validate
-
-LOAD_FORMAT = "personalitybench"
 
 
 class CountingOptions(BaseModel):
