@@ -120,7 +120,8 @@ class GateModelLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is not ins
         layers, neurons = int(text.num_hidden_layers), int(text.intermediate_size)
         local = neurons // parallel
         device = next(model.parameters()).device
-        places = find_places(model, layers, local)
+        decoder = model.get_language_model() if hasattr(model, "get_language_model") else model
+        places = find_places(decoder, layers, local)
         with torch.device(device):
             counting = options.statistics
             state = GateState(
@@ -147,6 +148,7 @@ def _refuse_features(vllm_config: VllmConfig) -> None:
     parallel = vllm_config.parallel_config
     refused: dict[str, Any] = {
         "speculative decoding": vllm_config.speculative_config is not None,
+        "data parallelism": parallel.data_parallel_size > 1,
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "context parallelism": parallel.decode_context_parallel_size * parallel.prefill_context_parallel_size > 1,
         "micro-batches (DBO)": parallel.use_ubatching,
