@@ -120,8 +120,8 @@ class GateModelLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is not ins
         layers, neurons = int(text.num_hidden_layers), int(text.intermediate_size)
         local = neurons // parallel
         device = next(model.parameters()).device
-        decoder = model.get_language_model() if hasattr(model, "get_language_model") else model
-        places = find_places(decoder, layers, local)
+        language_model = getattr(model, "get_language_model", None)  # of a model that also sees images
+        places = find_places(language_model() if callable(language_model) else model, layers, local)
         with torch.device(device):
             counting = options.statistics
             state = GateState(
