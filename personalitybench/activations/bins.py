@@ -118,10 +118,18 @@ class Bins:
         if self.spacing == "linear":
             return torch.bucketize(values, torch.tensor(self.edges[1:], device=values.device))
         # The bits of positive floats, read as integers, have the order of the floats; those of negatives are negative.
-        start = int(self.edges[1:2].view(np.int32)[0])
-        shift = MANTISSA_BITS - (self.resolution.bit_length() - 1)
-        bits = values.view(torch.int32).clamp(min=start)
-        return (((bits - (start + 1)) >> shift) + 1).clamp_(max=self.count - 1).long()
+        bits = values.view(torch.int32).clamp(min=self.lowest_bits)
+        return (((bits - (self.lowest_bits + 1)) >> self.shift) + 1).clamp_(max=self.count - 1).long()
+
+    @property
+    def lowest_bits(self) -> int:
+        """The bits of ``start`` as a float32; bins in octaves are found by bits, here and in kernels."""
+        return int(self.edges[1:2].view(np.int32)[0])
+
+    @property
+    def shift(self) -> int:
+        """Bits of the mantissa that tell values of one bin in octaves apart."""
+        return MANTISSA_BITS - (self.resolution.bit_length() - 1)
 
     def read(self, histogram: npt.NDArray[np.int32], rank: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Read order statistics of the positive part.

@@ -152,6 +152,20 @@ def find_gates(model: nn.Module) -> Gates:
     return Gates(family, len(sites), int(text.intermediate_size), sites)
 
 
+def require_known_family(config: Any) -> None:
+    """Refuse a model of a family that is not in :data:`LAYOUTS`.
+
+    Args:
+        config: transformers' configuration of the model, or of the part of it that writes text.
+
+    Raises:
+        NeedsNotMetError: Names the family and says why.
+    """
+    family = _TEXT_FAMILIES.get(config.model_type, config.model_type)
+    if family not in LAYOUTS:
+        raise _refusal(family, config)
+
+
 @contextmanager
 def captured(gates: Gates, visit: Visit) -> Iterator[None]:
     """Call a function with the output of every gate activation while the block runs.

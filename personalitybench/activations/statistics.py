@@ -219,6 +219,24 @@ class GateStatistics:
                 )
 
 
+def join_neurons(parts: Sequence[GateStatistics]) -> GateStatistics:
+    """Put together what several devices counted, each a range of every layer's neurons (tensor parallelism).
+
+    Args:
+        parts: In the order of their neurons.
+
+    Raises:
+        ConfigurationError: They differ in anything but their counts.
+    """
+    first = parts[0]
+    for part in parts[1:]:
+        if part.manifest != first.manifest:
+            raise ConfigurationError("statistics of two runs cannot be joined: count on all devices at once")
+    manifest = first.manifest.model_copy(update={"neurons": sum(part.manifest.neurons for part in parts)})
+    active = np.concatenate([part.active for part in parts], axis=2)
+    return GateStatistics(manifest, active, np.concatenate([part.histogram for part in parts], axis=1))
+
+
 class StatisticsBuilder:
     """Counts activations, layer by layer, while a model reads answers.
 
@@ -286,12 +304,36 @@ class StatisticsBuilder:
                 self._histogram[layer, block].scatter_add_(1, self.bins.index(values), (values > 0).int())
         self._tokens[layer] += added
 
-    def build(self, source: StatisticsSource, questions: Sequence[int]) -> GateStatistics:
+    @property
+    def counts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The counts themselves, for a kernel that adds to them: ``active`` and ``histogram`` as in the statistics."""
+        return self._open(), self._histogram
+
+    def note_tokens(self, tokens: npt.NDArray[np.int64]) -> None:
+        """Say that a kernel counted tokens in every layer.
+
+        Args:
+            tokens: int64 [shards].
+
+        Raises:
+            ConfigurationError: int32 counts would overflow.
+        """
+        _require_room(int(self._tokens[0].sum() + tokens.sum()), "statistics")
+        self._tokens += tokens
+
+    def clear(self) -> None:
+        """Begin again at zero, at the same place in memory."""
+        self._open().zero_()
+        self._histogram.zero_()
+        self._tokens[:] = 0
+
+    def build(self, source: StatisticsSource, questions: Sequence[int], *, copy: bool = False) -> GateStatistics:
         """Give the statistics. The counts are handed over, not copied: the builder is spent.
 
         Args:
             source: What was run.
             questions: Questions counted in each shard.
+            copy: Copy the counts, so that the builder can go on.
 
         Raises:
             ModelError: Not every layer saw the same tokens: a hook was left out or called twice.
@@ -316,7 +358,10 @@ class StatisticsBuilder:
             neurons=neurons,
             bins=self.bins,
         )
-        histogram, self._active, self._histogram = self._histogram, None, torch.empty(0)
+        histogram = self._histogram
+        if copy:
+            return GateStatistics(manifest, *(counts.cpu().numpy().copy() for counts in (active, histogram)))
+        self._active, self._histogram = None, torch.empty(0)
         return GateStatistics(manifest, active.cpu().numpy(), histogram.cpu().numpy())
 
     def _open(self) -> torch.Tensor:

@@ -18,28 +18,19 @@ from torch import Tensor, nn
 
 from personalitybench.activations.interventions import Intervention, check_strength
 from personalitybench.activations.layouts import Gates, GateSite
+from personalitybench.activations.masks import WORD, hash_words
 from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError
 
 Row = tuple[Intervention, float] | None
 T = TypeVar("T", bool, int, float)
 
-_WORD = 0xFFFFFFFF
 _steered_modules: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-
-
-def _mix(word: Tensor) -> Tensor:
-    """The finaliser of MurmurHash3: int64 tensors that hold 32-bit words, modulo 2^32."""
-    word = ((word ^ (word >> 16)) * 0x85EBCA6B) & _WORD
-    word = ((word ^ (word >> 13)) * 0xC2B2AE35) & _WORD
-    return word ^ (word >> 16)
 
 
 def keep_mask(seed: Tensor, position: Tensor, layer: int, neurons: int, keep: float | Tensor) -> Tensor:
     """Which neurons a step raises, when a random part of them is left out.
 
-    The released script draws a new mask at every forward call, so its answers depend on the batch. This one is a hash
-    of (seed, position, layer, neuron): ``m(m(m(m(seed) + position) + layer) + neuron) < keep * 2^32``, all modulo
-    2^32, ``m`` being MurmurHash3's finaliser; the same alone, in a batch, and on another backend.
+    A neuron stays where :func:`~personalitybench.activations.masks.hash_words` is below ``keep * 2^32``.
 
     Args:
         seed: int64 [...], of the row.
@@ -51,11 +42,9 @@ def keep_mask(seed: Tensor, position: Tensor, layer: int, neurons: int, keep: fl
     Returns:
         bool [..., neurons].
     """
-    word = _mix((_mix(seed & _WORD) + position) & _WORD)
-    word = _mix((word + layer) & _WORD).unsqueeze(-1)
-    neuron = torch.arange(neurons, dtype=torch.int64, device=word.device)
-    limit = keep.unsqueeze(-1) if isinstance(keep, Tensor) else int(keep * (_WORD + 1))
-    return _mix((word + neuron) & _WORD) < limit
+    limit = keep.unsqueeze(-1) if isinstance(keep, Tensor) else int(keep * (WORD + 1))
+    numbers = torch.arange(neurons, dtype=torch.int64, device=position.device)
+    return hash_words(seed, position, layer, numbers) < limit
 
 
 @dataclass
@@ -93,12 +82,12 @@ class Steering:
         self.rows = tuple(rows)
         self._first = torch.tensor(list(from_last_prompt_token), dtype=torch.bool)
         self._extra = int(any(from_last_prompt_token))
-        self._keep = torch.tensor([int(share * (_WORD + 1)) for share in keep], dtype=torch.int64)
+        self._keep = torch.tensor([int(share * (WORD + 1)) for share in keep], dtype=torch.int64)
         self._drawn = any(share < 1 for share in keep)
         self._prompt_columns = prompt_columns
         self._width = prompt_columns
         self._stop = torch.tensor(sorted(stop_tokens), dtype=torch.int64)
-        self._seeds = torch.tensor([seed & _WORD for seed in seeds], dtype=torch.int64)
+        self._seeds = torch.tensor([seed & WORD for seed in seeds], dtype=torch.int64)
         self._slot, self._gamma, self._tables = _build_tables(gates, self.rows)
         self._sites = {site.layer: site.name for site in gates.sites}
         self._end = 0

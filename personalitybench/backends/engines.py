@@ -6,7 +6,6 @@ neurons found under ``hf`` serve ``personalitybench-hf``, whose unsteered answer
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -98,9 +97,7 @@ def _open_vllm(model: str, model_args: Mapping[str, Any], batch_size: int) -> Id
     if importlib.util.find_spec("vllm") is None:
         raise MissingDependencyError(missing.format(""))
     try:
-        # By its name: it imports vLLM, which is there only with the extra [vllm].
-        module = importlib.import_module("personalitybench.backends.vllm.identification")
+        from personalitybench.backends.vllm.identification import VllmEngine  # noqa: PLC0415 (heavy, and optional)
     except ImportError as error:
         raise MissingDependencyError(missing.format(f" whole ({error})")) from error
-    engine: IdentificationEngine = module.VllmEngine(model, model_args, batch_size)
-    return engine
+    return VllmEngine(model, model_args, batch_size)

@@ -17,35 +17,14 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
-from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.activations.interventions import Intervention
 from personalitybench.activations.layouts import Gates, find_gates
 from personalitybench.activations.steering import Row, Steering, steered
 from personalitybench.backends.loading import STEERABLE, plan_batches
 from personalitybench.backends.needs import CAPABILITIES
+from personalitybench.backends.wishes import Wish
 from personalitybench.errors import ConfigurationError, ModelError
-from personalitybench.validation import validate
-
-
-class Wish(BaseModel):
-    """What a request asks for besides its prompt (:attr:`personalitybench.methods.Induction.extra_args`).
-
-    Attributes:
-        intervention: Folder of the intervention.
-        strength: What its additions are multiplied by.
-        keep: Share of the additions that stay at each step.
-        seed: Of that draw.
-        first_token: Whether the last prompt token is steered too, and with it the first answer token.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    intervention: str
-    strength: float
-    keep: float = Field(default=1.0, gt=0, le=1)
-    seed: int = 0
-    first_token: bool = False
 
 
 @register_model(STEERABLE)
@@ -63,7 +42,7 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         self.steered_tokens = 0
         self._waiting: list[Wish | None] = []
         self._proven: set[Wish] = set()
-        self._interventions: dict[str, Intervention] = {}
+        self._interventions: dict[Path, Intervention] = {}
 
     @cached_property
     def _gates(self) -> Gates:
@@ -102,11 +81,11 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         return output
 
     def _row(self, wish: Wish | None) -> Row:
-        if wish is None:
+        if wish is None or wish.intervention is None:
             return None
         if wish.intervention not in self._interventions:
             shape = (self._gates.layers, self._gates.neurons)
-            self._interventions[wish.intervention] = Intervention.load(Path(wish.intervention), shape)
+            self._interventions[wish.intervention] = Intervention.load(wish.intervention, shape)
         return self._interventions[wish.intervention], wish.strength
 
     def _steered(
@@ -165,14 +144,11 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
 
 
 def _wish(request: Instance) -> Wish | None:
-    """What a request asks for besides its prompt."""
-    wanted = (request.args[1].get("extra_args") or {}).get("personalitybench") or {}
-    unknown = sorted(wanted.keys() - Wish.model_fields.keys())
-    if unknown:
-        raise ConfigurationError(f"model type {STEERABLE!r} cannot serve {', '.join(unknown)}")
-    if "intervention" not in wanted:
-        return None
-    return validate(Wish, wanted, "a request's extra_args")
+    """What a request asks for besides its prompt, if it asks to be steered."""
+    wish = Wish.parse(request.args[1].get("extra_args"))
+    if wish is not None and (wish.shard is not None or wish.answer_from is not None):
+        raise ConfigurationError(f"model type {STEERABLE!r} counts no activations: 'shard' is for vLLM's plug-in")
+    return wish if wish is not None and wish.intervention is not None else None
 
 
 def _without_wish(request: Instance) -> Instance:

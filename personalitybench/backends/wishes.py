@@ -1,0 +1,96 @@
+"""What a request asks of a backend besides reading its prompt; both backends read it from the same place.
+
+A request carries it in ``extra_args["personalitybench"]``: in lm-eval's ``gen_kwargs``, and from there, unchanged, in
+vLLM's ``SamplingParams.extra_args``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from personalitybench.errors import ConfigurationError
+
+KEY = "personalitybench"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How one request is to be steered, and whether its activations are counted.
+
+    Attributes:
+        intervention: Folder of the intervention, or None.
+        strength: What its additions are multiplied by.
+        keep: Share of the additions that stay at each step (released code: 0.9).
+        seed: Of that draw.
+        first_token: Whether the last prompt token is edited too, so that the first answer token is steered.
+        shard: In which part of the statistics the tokens of its answer are counted, or None.
+        answer_from: Position of the first answer token, for a request whose prompt holds an answer already; by
+            default the length of the prompt.
+    """
+
+    intervention: Path | None = None
+    strength: float = 0.0
+    keep: float = 1.0
+    seed: int = 0
+    first_token: bool = False
+    shard: int | None = None
+    answer_from: int | None = None
+
+    @classmethod
+    def parse(cls, extra_args: Mapping[str, Any] | None) -> Self | None:
+        """Read a request's wish; None if it has none.
+
+        Raises:
+            ConfigurationError: An unknown key, or a value of the wrong kind.
+        """
+        wanted = (extra_args or {}).get(KEY)
+        if not wanted:
+            return None
+        if not isinstance(wanted, Mapping):
+            raise ConfigurationError(f"extra_args[{KEY!r}] must be a mapping, not {type(wanted).__name__}")
+        unknown = sorted(set(wanted) - set(cls.__dataclass_fields__))
+        if unknown:
+            known = ", ".join(cls.__dataclass_fields__)
+            raise ConfigurationError(f"extra_args[{KEY!r}] cannot hold {', '.join(unknown)}; it may hold {known}")
+        if "intervention" in wanted and wanted.get("strength") is None:
+            raise ConfigurationError(f"extra_args[{KEY!r}] names an intervention without a strength: add 'strength'")
+        try:
+            return cls(
+                intervention=Path(wanted["intervention"]) if wanted.get("intervention") else None,
+                strength=_number("strength", wanted.get("strength") or 0.0),
+                keep=_number("keep", wanted.get("keep", 1.0), 0.0, 1.0),
+                seed=int(wanted.get("seed", 0)),
+                first_token=bool(wanted.get("first_token", False)),
+                shard=_index("shard", wanted.get("shard")),
+                answer_from=_index("answer_from", wanted.get("answer_from")),
+            )
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"extra_args[{KEY!r}] is not understood: {error}") from error
+
+    @property
+    def salt(self) -> str | None:
+        """What keeps the cached keys and values of a steered answer from requests that are steered otherwise."""
+        if self.intervention is None:
+            return None
+        about = (self.intervention, self.strength, self.keep, self.seed, self.first_token, self.answer_from)
+        return hashlib.sha256("\0".join(map(str, about)).encode()).hexdigest()
+
+
+def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    number = float(value)
+    if not math.isfinite(number) or not low <= number <= high:
+        raise ValueError(f"{name} is {value!r}")
+    return number
+
+
+def _index(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if int(value) != value or value < 0:
+        raise ValueError(f"{name} is {value!r}, not a position")
+    return int(value)
