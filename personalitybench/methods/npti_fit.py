@@ -96,7 +96,7 @@ def _select(settings: NptiSettings, context: FitContext, work: Path, trait: str)
     errors = high.jackknife_error_of_difference(low)
     for pole, opposite in ((Pole.HIGH, Pole.LOW), (Pole.LOW, Pole.HIGH)):
         own = chosen[pole]
-        own.save(work / f"{trait}-{pole}" / "neurons", about={"target": f"{trait}:{pole}"})
+        own.with_error(errors).save(work / f"{trait}-{pole}" / "neurons", about=_about(settings, statistics[pole]))
         folder = intervention_folder(context.folder, Target(trait, pole))
         Intervention.from_neurons(own, chosen[opposite]).save(folder, about={"target": f"{trait}:{pole}"})
     write_json(
@@ -107,3 +107,15 @@ def _select(settings: NptiSettings, context: FitContext, work: Path, trait: str)
             "median_error_of_delta": float(np.median(errors)),
         },
     )
+
+
+def _about(settings: NptiSettings, statistics: GateStatistics) -> dict[str, Any]:
+    """Where a neuron set comes from: model, data, how much was read, and how the fit was set."""
+    manifest = statistics.manifest
+    return {
+        **manifest.model_dump(mode="json", include=set(StatisticsSource.model_fields)),
+        "questions": sum(manifest.questions),
+        "tokens": sum(manifest.tokens),
+        "settings": settings.model_dump(mode="json"),
+        "selection": SELECTIONS[settings.selection].model_dump(mode="json"),
+    }
