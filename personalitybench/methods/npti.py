@@ -16,7 +16,7 @@ from personalitybench.activations.neurons import SelectionSettings
 from personalitybench.errors import ConfigurationError, MissingDependencyError
 from personalitybench.methods.base import Artifact, FitContext, Induction, MethodContext, MethodSettings, Need
 from personalitybench.questions import Question
-from personalitybench.traits import Target
+from personalitybench.traits import TARGETS, Target
 
 SELECTIONS = {
     "own_pole": SelectionSettings(a95_from="own_pole"),
@@ -76,7 +76,8 @@ class NeuronSteering:
         """Ask plainly, and steer toward the target at the strength.
 
         Raises:
-            ConfigurationError: There is no strength, or the neurons were never identified.
+            ConfigurationError: There is no strength, the neurons were never identified, or the artifact has none for
+                this target.
         """
         if strength is None:
             raise ConfigurationError(
@@ -85,7 +86,17 @@ class NeuronSteering:
         if self.context.artifact is None:
             raise ConfigurationError("method 'npti' has no neurons for this model: run the stage 'fit' first")
         folder = intervention_folder(self.context.artifact.folder, target)
+        if not folder.is_dir():
+            raise _no_target(self.context.artifact.folder, target)
         return Induction("npti", target, strength, self.context.wording.plain, intervention=str(folder))
+
+
+def _no_target(artifact: Path, target: Target) -> ConfigurationError:
+    there = [str(one) for one in TARGETS if intervention_folder(artifact, one).is_dir()]
+    return ConfigurationError(
+        f"artifact {artifact} has no intervention toward {target} (it has {', '.join(there) or 'none at all'}): "
+        "fit the method, or import the neuron files of both poles of the trait"
+    )
 
 
 def intervention_folder(artifact: Path, target: Target) -> Path:
