@@ -14,6 +14,7 @@ import typer
 
 from personalitybench import __version__
 from personalitybench.errors import PersonalityBenchError
+from personalitybench.neurons.commands import neurons_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 boards_app = typer.Typer(no_args_is_help=True, help="Make, check and show leaderboards.", rich_markup_mode="markdown")
 app.add_typer(boards_app, name="leaderboard")
+app.add_typer(neurons_app, name="neurons")
 
 LM_EVAL_CONTEXT = {
     "allow_extra_args": True,

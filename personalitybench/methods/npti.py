@@ -27,9 +27,10 @@ from personalitybench.methods.base import (
 )
 from personalitybench.methods.identification_settings import IdentificationSettings
 from personalitybench.questions import Question
-from personalitybench.traits import Target
+from personalitybench.traits import TARGETS, Target
 
 MANIFEST = "npti.json"
+IMPORTED_NEURONS = "neurons"  # folder that an import leaves in its artifact
 
 # What a preset sets where the user sets nothing; the fields' own defaults are those of `paper`.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -175,7 +176,7 @@ class NeuronSteering:
 
     def __init__(self, settings: NptiSettings, context: MethodContext) -> None:
         self.context = context
-        self._fitted = None if context.artifact is None else NptiManifest.read(context.artifact.folder)
+        self._fitted = None if context.artifact is None else _manifest(context.artifact.folder)
         self.settings: NptiSettings = settings if self._fitted is None else _as_fitted(settings, self._fitted)
 
     def fit(self, context: FitContext) -> Artifact | None:
@@ -216,19 +217,23 @@ class NeuronSteering:
         """Ask plainly, and steer toward the target at the strength.
 
         Raises:
-            ConfigurationError: There is no strength, or no neuron was identified.
+            ConfigurationError: There is no strength, no neuron was identified, or the artifact has none for this
+                target.
         """
         if strength is None:
             raise ConfigurationError(
                 "method 'npti' needs a strength: add 'strengths: [1.0]' (the paper's range: 0.6-1.5)"
             )
-        if self.context.artifact is None or self._fitted is None:
+        if self.context.artifact is None:
             raise ConfigurationError(
                 "method 'npti' has no neurons for this model: run 'personalitybench fit npti --model ...', or the "
                 "stage 'fit' of its suite"
             )
-        found = self._fitted.targets[str(target)]
-        if not found.neurons and not found.clamped:
+        folder = intervention_folder(self.context.artifact.folder, target)
+        if not folder.is_dir():
+            raise _no_target(self.context.artifact.folder, target)
+        found = self._fitted.targets[str(target)] if self._fitted is not None else None
+        if found is not None and not found.neurons and not found.clamped:
             raise ConfigurationError(
                 f"the fit in {self.context.artifact.folder} found no neuron for {target}, so nothing can be steered: "
                 "ask more questions, or lower the setting 'threshold'"
@@ -238,11 +243,25 @@ class NeuronSteering:
             target,
             strength,
             self.context.wording.plain,
-            intervention=str(intervention_folder(self.context.artifact.folder, target)),
+            intervention=str(folder),
             keep=self.settings.keep,
             seed=self.context.seed,
             first_token=self.settings.first_token,
         )
+
+
+def _manifest(artifact: Path) -> NptiManifest | None:
+    """What a fit put on record; neurons that were imported have none."""
+    imported = not (artifact / MANIFEST).is_file() and (artifact / IMPORTED_NEURONS).is_dir()
+    return None if imported else NptiManifest.read(artifact)
+
+
+def _no_target(artifact: Path, target: Target) -> ConfigurationError:
+    there = [str(one) for one in TARGETS if intervention_folder(artifact, one).is_dir()]
+    return ConfigurationError(
+        f"artifact {artifact} has no intervention toward {target} (it has {', '.join(there) or 'none at all'}): "
+        "fit the method, or import the neuron files of both poles of the trait"
+    )
 
 
 def intervention_folder(artifact: Path, target: Target) -> Path:

@@ -18,7 +18,7 @@ import numpy as np
 from personalitybench.activations.interventions import Intervention
 from personalitybench.activations.neurons import NeuronSet, select_neurons
 from personalitybench.activations.statistics import GateStatistics
-from personalitybench.activations.statistics_files import UNPROMPTED
+from personalitybench.activations.statistics_files import UNPROMPTED, StatisticsSource
 from personalitybench.backends.loading import quiet_libraries
 from personalitybench.errors import DataError
 from personalitybench.files import write_json
@@ -72,6 +72,7 @@ class _Selection:
         self.identification = identification
         self.reading = reading
         self.shape = (0, 0)
+        self.about: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, RunRecord] = {}
         self.targets: dict[str, TargetRecord] = {}
 
@@ -99,6 +100,7 @@ class _Selection:
 
     def _load(self, run: str) -> GateStatistics:
         found = self.identification.statistics(run, self.reading)
+        self.about[run] = _about(self.settings, found)
         self.runs[run] = RunRecord(questions=sum(found.manifest.questions), tokens=int(found.tokens.sum()))
         return found
 
@@ -109,15 +111,18 @@ class _Selection:
             "model": self.context.model_name,
             "revision": self.context.model_revision,
         }
-        own.save(self.context.work / name / "neurons", about=about)
+        known = own if errors is None else own.with_error(errors)
+        known.save(self.context.work / name / "neurons", about=self.about[str(target)])
         only = self.settings.clamp == "layers-of-own"
         intervention = Intervention.from_neurons(own, opposite, only_layers_of_own=only)
         intervention.save(intervention_folder(self.context.folder, target), about=about)
-        known = errors is not None and len(own) > 0
+        median = float(np.median(errors[own.layer, own.index])) if len(own) and errors is not None else None
         self.targets[str(target)] = TargetRecord(
             neurons=len(own),
             clamped=len(intervention) - len(own),
-            median_error_of_delta=float(np.median(errors[own.layer, own.index])) if known else None,
+            median_error_of_delta=float(np.median(errors[own.layer, own.index]))
+            if len(own) and errors is not None
+            else None,
         )
 
     def finish(self) -> None:
@@ -134,3 +139,14 @@ class _Selection:
             targets=self.targets,
         )
         write_json(self.context.folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _about(settings: NptiSettings, statistics: GateStatistics) -> dict[str, Any]:
+    """Where a neuron set comes from: model, data, how much was read, and how the fit was set."""
+    manifest = statistics.manifest
+    return {
+        **manifest.model_dump(mode="json", include=set(StatisticsSource.model_fields)),
+        "questions": sum(manifest.questions),
+        "tokens": sum(manifest.tokens),
+        "settings": settings.for_fit(),
+    }
