@@ -120,9 +120,7 @@ class _Selection:
         self.targets[str(target)] = TargetRecord(
             neurons=len(own),
             clamped=len(intervention) - len(own),
-            median_error_of_delta=float(np.median(errors[own.layer, own.index]))
-            if len(own) and errors is not None
-            else None,
+            median_error_of_delta=median,
         )
 
     def finish(self) -> None:

@@ -20,12 +20,13 @@ from personalitybench.activations.official_files import (
     write_official_file,
 )
 from personalitybench.errors import ConfigurationError, MissingDependencyError, ModelError
-from personalitybench.files import sha256_file
-from personalitybench.methods.npti import IMPORTED_NEURONS as SETS
-from personalitybench.methods.npti import intervention_folder
+from personalitybench.files import sha256_file, write_json
+from personalitybench.methods.npti import MANIFEST, TargetRecord, imported_manifest, intervention_folder
 from personalitybench.models import ModelIdentity, resolve_model
 from personalitybench.neurons.collection import Collection, FoundSet, check_one_model, load_set, require_safetensors
 from personalitybench.traits import TARGETS, Target
+
+SETS = "neurons"
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,21 @@ def import_official(
     read = {target: _read(target, path, folder, shape, model) for target, path in named.items()}
     others = {target: intervention_folder(folder / SETS, target) for target in TARGETS if target not in read}
     sets = read | {target: load_set(one) for target, one in others.items() if (one / MANIFEST_FILE).is_file()}
-    check_one_model(list(sets.values()))
+    stated = check_one_model(list(sets.values()))
     for one in read.values():
         one.neurons.save(one.folder, about=one.about)
     ready = [target for target in TARGETS if target in sets and target.opposite in sets]
+    targets: dict[str, TargetRecord] = {}
     for target in ready:
         own, opposite = sets[target].neurons, sets[target.opposite].neurons
         Intervention.from_neurons(own, opposite).save(
             intervention_folder(folder, target),
             about={"target": str(target), "neurons": {"own": own.content_hash, "opposite": opposite.content_hash}},
         )
+        targets[str(target)] = TargetRecord(neurons=len(own), clamped=len(opposite), median_error_of_delta=None)
+    about = {} if stated == (None, None) else dict(zip(("name", "revision"), stated, strict=True))
+    made = {one.about["file"]: one.about["file_sha256"] for one in sets.values() if "file" in one.about}
+    write_json(folder / MANIFEST, imported_manifest(about, shape, targets, made).model_dump(mode="json"))
     waiting = tuple(target for target in TARGETS if target in sets and target not in ready)
     return Imported({target: len(one.neurons) for target, one in read.items()}, tuple(ready), waiting)
 
