@@ -60,18 +60,15 @@ def ours(engine_name: str, questions: int, max_tokens: int, dtype: str) -> dict[
     """Generate and read with the project's engines."""
     from personalitybench.activations.identification import Decoding
     from personalitybench.activations.statistics import StatisticsSource
+    from personalitybench.backends.engines import open_engine
     from personalitybench.files import JsonLines
     from personalitybench.models import resolve_model
 
     location = resolve_model("demo", None).location
     if engine_name == "vllm":
-        from personalitybench.backends.vllm.identification import VllmEngine
-
-        engine: Any = VllmEngine(location, {"dtype": dtype, "max_model_len": 2048}, 256)
+        engine = open_engine("vllm", location, {"dtype": dtype, "max_model_len": 2048}, 256)
     else:
-        from personalitybench.activations.identification_transformers import TransformersEngine
-
-        engine = TransformersEngine(location, {"dtype": dtype}, 32)
+        engine = open_engine("hf", location, {"dtype": dtype}, 32)
     seconds = {"generate": 0.0, "read": 0.0}
     tokens = 0
     asked = prompts_of(questions, engine.chat_prompt)

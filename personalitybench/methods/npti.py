@@ -27,7 +27,7 @@ from personalitybench.methods.base import (
 )
 from personalitybench.methods.identification_settings import IdentificationSettings
 from personalitybench.questions import Question
-from personalitybench.traits import Target
+from personalitybench.traits import TARGETS, Target
 
 MANIFEST = "npti.json"
 
@@ -147,6 +147,11 @@ class NptiManifest(BaseModel):
     targets: dict[str, TargetRecord]
 
     @classmethod
+    def find(cls, artifact: Artifact | None) -> NptiManifest | None:
+        """Read the manifest of an artifact, if it has one: what was not fitted here (imported neurons) has none."""
+        return None if artifact is None or not (artifact.folder / MANIFEST).is_file() else cls.read(artifact.folder)
+
+    @classmethod
     def read(cls, artifact: Path) -> NptiManifest:
         """Read the manifest of an artifact.
 
@@ -175,7 +180,7 @@ class NeuronSteering:
 
     def __init__(self, settings: NptiSettings, context: MethodContext) -> None:
         self.context = context
-        self._fitted = None if context.artifact is None else NptiManifest.read(context.artifact.folder)
+        self._fitted = NptiManifest.find(context.artifact)
         self.settings: NptiSettings = settings if self._fitted is None else _as_fitted(settings, self._fitted)
 
     def fit(self, context: FitContext) -> Artifact | None:
@@ -216,19 +221,22 @@ class NeuronSteering:
         """Ask plainly, and steer toward the target at the strength.
 
         Raises:
-            ConfigurationError: There is no strength, or no neuron was identified.
+            ConfigurationError: There is no strength, or no neuron for this target.
         """
         if strength is None:
             raise ConfigurationError(
                 "method 'npti' needs a strength: add 'strengths: [1.0]' (the paper's range: 0.6-1.5)"
             )
-        if self.context.artifact is None or self._fitted is None:
+        if self.context.artifact is None:
             raise ConfigurationError(
                 "method 'npti' has no neurons for this model: run 'personalitybench fit npti --model ...', or the "
                 "stage 'fit' of its suite"
             )
-        found = self._fitted.targets[str(target)]
-        if not found.neurons and not found.clamped:
+        folder = intervention_folder(self.context.artifact.folder, target)
+        if not folder.is_dir():
+            raise _no_target(self.context.artifact.folder, target)
+        found = None if self._fitted is None else self._fitted.targets.get(str(target))
+        if found is not None and not found.neurons and not found.clamped:
             raise ConfigurationError(
                 f"the fit in {self.context.artifact.folder} found no neuron for {target}, so nothing can be steered: "
                 "ask more questions, or lower the setting 'threshold'"
@@ -238,11 +246,19 @@ class NeuronSteering:
             target,
             strength,
             self.context.wording.plain,
-            intervention=str(intervention_folder(self.context.artifact.folder, target)),
+            intervention=str(folder),
             keep=self.settings.keep,
             seed=self.context.seed,
             first_token=self.settings.first_token,
         )
+
+
+def _no_target(artifact: Path, target: Target) -> ConfigurationError:
+    there = [str(one) for one in TARGETS if intervention_folder(artifact, one).is_dir()]
+    return ConfigurationError(
+        f"artifact {artifact} has no intervention toward {target} (it has {', '.join(there) or 'none at all'}): "
+        "fit the method, or import the neuron files of both poles of the trait"
+    )
 
 
 def intervention_folder(artifact: Path, target: Target) -> Path:

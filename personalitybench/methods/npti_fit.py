@@ -17,7 +17,7 @@ import numpy as np
 
 from personalitybench.activations.interventions import Intervention
 from personalitybench.activations.neurons import NeuronSet, select_neurons
-from personalitybench.activations.statistics import GateStatistics
+from personalitybench.activations.statistics import GateStatistics, StatisticsManifest, StatisticsSource
 from personalitybench.activations.statistics_files import UNPROMPTED
 from personalitybench.backends.loading import quiet_libraries
 from personalitybench.errors import DataError
@@ -94,8 +94,12 @@ class _Selection:
             errors = high.jackknife_error_of_difference(low)
         except DataError:
             errors = None  # too few questions: neurons can be selected, but nobody can say how sure they are
-        for pole, opposite in ((Pole.HIGH, Pole.LOW), (Pole.LOW, Pole.HIGH)):
-            self._write(Target(trait, pole), chosen[pole], chosen[opposite], errors)
+        for pole, opposite, counted in ((Pole.HIGH, Pole.LOW, high), (Pole.LOW, Pole.HIGH, low)):
+            target = Target(trait, pole)
+            chosen[pole].save(
+                self.context.work / f"{trait}-{pole}" / "neurons", about=_about(self.settings, counted.manifest)
+            )
+            self._write(target, chosen[pole], chosen[opposite], errors)
 
     def _load(self, run: str) -> GateStatistics:
         found = self.identification.statistics(run, self.reading)
@@ -103,13 +107,7 @@ class _Selection:
         return found
 
     def _write(self, target: Target, own: NeuronSet, opposite: NeuronSet, errors: Any) -> None:
-        name = f"{target.trait}-{target.pole}"
-        about = {
-            "target": str(target),
-            "model": self.context.model_name,
-            "revision": self.context.model_revision,
-        }
-        own.save(self.context.work / name / "neurons", about=about)
+        about = {"target": str(target), "model": self.context.model_name, "revision": self.context.model_revision}
         only = self.settings.clamp == "layers-of-own"
         intervention = Intervention.from_neurons(own, opposite, only_layers_of_own=only)
         intervention.save(intervention_folder(self.context.folder, target), about=about)
@@ -134,3 +132,13 @@ class _Selection:
             targets=self.targets,
         )
         write_json(self.context.folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def _about(settings: NptiSettings, manifest: StatisticsManifest) -> dict[str, Any]:
+    """Where a neuron set comes from: model, data, how much was read, and how the fit was set."""
+    return {
+        **manifest.model_dump(mode="json", include=set(StatisticsSource.model_fields)),
+        "questions": sum(manifest.questions),
+        "tokens": sum(manifest.tokens),
+        "settings": settings.for_fit(),
+    }
