@@ -234,6 +234,11 @@ def test_a_target_without_neurons_is_not_steered_in_silence(fitted: Path, tmp_pa
     (tmp_path / "artifact" / "npti.json").write_text("{}")
     with pytest.raises(StorageError, match="describes no fit of npti"):
         create_method("npti", {}, context)
+    del manifest["targets"]["openness:low"]
+    (tmp_path / "artifact" / "npti.json").write_text(json.dumps(manifest))
+    partial = create_method("npti", {}, context)
+    with pytest.raises(ConfigurationError, match=r"no intervention toward openness:low \(it has openness:high, consc"):
+        partial.induce(Target.parse("openness:low"), 1.0, question)
     (tmp_path / "artifact" / "npti.json").unlink()
     with pytest.raises(StorageError, match="no finished fit of npti"):
         create_method("npti", {}, context)
@@ -262,6 +267,12 @@ protocol: {{max_tokens: 8}}
     call = list(made.suite.calls())[1]
     fit = made._fit(call)
     assert fit.folder.parent == own_cache / "fits"
+    fit.folder.parent.rename(tmp_path / "elsewhere")
+    run(suite, tmp_path / "run")
+    assert not fit.folder.exists(), "a run that has its answers is judged and scored without the artifact"
+    assert json.loads((tmp_path / "run" / "leaderboard.json").read_text()) == board
+    shutil.rmtree(own_cache / "fits", ignore_errors=True)
+    (tmp_path / "elsewhere").rename(own_cache / "fits")
     changed = call.model.model_copy(update={"args": {"dtype": "bfloat16"}})
     assert made._fit(replace(call, model=changed)).folder != fit.folder, "a model loaded otherwise is fitted anew"
     folder = fit.folder / "artifact" / "agreeableness-low"
@@ -274,8 +285,10 @@ protocol: {{max_tokens: 8}}
         run(suite, tmp_path / "run")
     altered = Artifact.open(fit.folder / "artifact").sha256
     (fit.folder / "fitted.json").write_text(json.dumps({"sha256": altered}))
-    with pytest.raises(ModelError, match="steering changed nothing"):
+    with pytest.raises(StorageError, match="says that this run used another artifact"):
         run(suite, tmp_path / "run")
+    with pytest.raises(ModelError, match="steering changed nothing"):
+        run(suite, tmp_path / "another")
 
 
 def test_steered_through_lm_eval(fitted: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -54,10 +54,34 @@ class Fit:
         return {"method": method, **about}
 
     @property
+    def label(self) -> str:
+        """Method and hash, as files and folders are named."""
+        return f"{self.name.replace('/', '_')}-{content_hash(self.identity)[:12]}"
+
+    @property
     def folder(self) -> Path:
         """Where it lies, or will."""
-        name = f"{self.name.replace('/', '_')}-{content_hash(self.identity)[:12]}"
-        return cache_folder("fits") / name
+        return cache_folder("fits") / self.label
+
+    def note(self, folder: Path, artifact: Artifact) -> None:
+        """Note in a run's folder which artifact the run uses, once.
+
+        Raises:
+            StorageError: The run has used another.
+        """
+        noted = self.noted(folder)
+        if noted is None:
+            write_json(folder / f"{self.label}.json", {"artifact": artifact.sha256, "fit": self.identity})
+        elif noted != artifact.sha256:
+            raise StorageError(
+                f"{folder / self.label}.json says that this run used another artifact than {artifact.folder}, which "
+                "was fitted again since: name another folder with --output, or delete this file to use the new one"
+            )
+
+    def noted(self, folder: Path) -> str | None:
+        """Hash of the artifact that a run uses, or None where none was noted."""
+        path = folder / f"{self.label}.json"
+        return str(read_json(path)["artifact"]) if path.is_file() else None
 
     def artifact(self) -> Artifact | None:
         """What the fit left, or None if it was not made, or fits nothing.

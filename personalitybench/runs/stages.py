@@ -101,12 +101,12 @@ class Run:
     def fit(self) -> None:
         """Fit every method that fits anything, once for each model and seed."""
         for call in self.suite.calls():
-            fit = self._fit(call)
-            if fit.artifact() is not None:
+            if self._artifact(call) is not None or self._answered(call):
                 continue
             location = str(self._model_arguments(call.model).get("pretrained", call.model.name))
             with self.progress.stage("fit", call.method.name, total=1, done=0, unit="steps") as stage:
-                fit.make(location, device=call.model.device, report=stage.show)
+                self._fit(call).make(location, device=call.model.device, report=stage.show)
+            self._artifact(call)
 
     def generate(self) -> None:
         """Ask every question that has no answer yet."""
@@ -176,7 +176,16 @@ class Run:
         return Fit(call.method.name, method, self._model_record(spec), spec.backend, fit_arguments(spec))
 
     def _artifact(self, call: Call) -> Artifact | None:
-        return self._fit(call).artifact()
+        """What the fit of a call's method left, noted in the run's folder; None if it was not made or fits nothing."""
+        fit = self._fit(call)
+        artifact = fit.artifact()
+        if artifact is not None:
+            fit.note(self.store.fits, artifact)
+        return artifact
+
+    def _answered(self, call: Call) -> bool:
+        folder = self._call_folder(call)
+        return all(folder.answers(target).complete for target in self.targets)
 
     def _tasks(self, call: Call) -> dict[Target, PersonalityTask]:
         """The lm-eval tasks of a call, as ``lm_eval --metadata`` would build them."""
@@ -266,8 +275,10 @@ class Run:
             yield Cell(record["model"], record["settings"], judge, target, judged, made)
 
     def _call_folder(self, call: Call) -> CallFolder:
-        artifact = self._artifact(call)
-        return self.store.call(call.label, {**self._plan(call), "artifact": artifact.sha256 if artifact else None})
+        noted = self._fit(call).noted(self.store.fits)
+        if noted is None and (artifact := self._artifact(call)) is not None:
+            noted = artifact.sha256
+        return self.store.call(call.label, {**self._plan(call), "artifact": noted})
 
     def _plan(self, call: Call) -> dict[str, Any]:
         """All that decides a call's answers and is known before a model is loaded."""

@@ -3,14 +3,15 @@
 ::
 
     <run>/suite.yaml                                      what was run
+    <run>/fits/<method>-<hash>.json                       which artifact a method's fit left
     <run>/calls/<label>-<hash>/call.json                  identity of the settings, provenance
     <run>/calls/<label>-<hash>/<target>/answers.jsonl     one line an answer
     <run>/calls/<label>-<hash>/<target>/answers.json      manifest: count and hash
     <run>/calls/<label>-<hash>/<target>/<judge>-<hash>.jsonl   one line an answer, its two verdicts
     <run>/calls/<label>-<hash>/<target>/<judge>-<hash>.json    manifest
 
-A folder's hash is that of its identity, so changed settings never meet old answers. What a method's fit left lies in
-the user's cache (:mod:`personalitybench.runs.fits`).
+A folder's hash is that of its identity, so changed settings never meet old answers. Artifacts lie in the user's cache
+(:mod:`personalitybench.runs.fits`); which one it was is noted here, so that a run is judged and scored without them.
 """
 
 from __future__ import annotations
@@ -63,6 +64,11 @@ class RunFolder:
     """The folder of a run."""
 
     folder: Path
+
+    @property
+    def fits(self) -> Path:
+        """Where the artifacts that are used are noted."""
+        return self.folder / "fits"
 
     def call(self, label: str, identity: Mapping[str, Any]) -> CallFolder:
         """Folder of a call, named by its identity."""
