@@ -5,7 +5,14 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from personalitybench.leaderboard.render import number, row_labels, text_mean, unrated_total, with_interval
+from personalitybench.leaderboard.render import (
+    number,
+    row_labels,
+    strength_note,
+    text_mean,
+    unrated_total,
+    with_interval,
+)
 from personalitybench.leaderboard.schema import Leaderboard
 from personalitybench.traits import TRAIT_NAMES
 
@@ -38,7 +45,8 @@ def board_table(board: Leaderboard) -> Table:
     labels = row_labels(board)
     for row in board.rows:
         cells = [] if one else [row.identity.model.name.rpartition("/")[2]]
-        cells += [labels[row.id], with_interval(row.average).replace("[", r"\[")]
+        note = f"\n{strength_note(row, board)}" if row.identity.method.strength_protocol else ""
+        cells += [labels[row.id] + note, with_interval(row.average).replace("[", r"\[")]
         cells += [number(row.traits[name].mean, 1) if name in row.traits else "–" for name in TRAIT_NAMES]
         cells += [number(row.fluency_average.mean if row.fluency_average else None, 1)]
         cells += [number(text_mean(row, measure)) for measure in ("repetition", "unfinished")]
