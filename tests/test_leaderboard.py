@@ -192,7 +192,8 @@ def sweep() -> Sweep:
         return [cell(name, ratings(*values)) for name in names]
 
     at = {1.0: (3.0, 3.0), 1.5: (3.0, 4.0), 2.0: (5.0, 4.0)}
-    return build_sweep(cells(4.0, 4.0), {s: steered(s, "given", *cells(*values)) for s, values in at.items()})
+    by_strength = {s: steered(s, "given", *cells(*values)) for s, values in at.items()}
+    return build_sweep(cells(4.0, 4.0), by_strength, slack=0.0)
 
 
 def tuned_board(sweep: Sweep) -> Leaderboard:
@@ -220,6 +221,8 @@ def test_where_no_strength_met_the_floor_it_says_so(sweep: Sweep) -> None:
         update={"targets": {**sweep.targets, "openness:low": first.model_copy(update={"floor_met": False})}}
     )
     text = to_markdown(tuned_board(failed))
+    caption = board_table(tuned_board(failed)).caption
+    assert "<b>npti at 1–2: no strength met the floor of fluency for 1 of 4 targets" in str(caption)
     assert "held-out; floor not met: 1 of 4" in text
     assert "No strength met the floor: openness:low (the most fluent was taken)." in text
     assert f"{first.points[0].result.mean:.2f}(*)" in text

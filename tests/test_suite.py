@@ -56,9 +56,10 @@ def test_a_chosen_strength_asks_the_dev_half_and_reports_the_test_half(tmp_path:
 
 def test_the_baseline_is_p2_before_simple_or_the_one_that_is_named(tmp_path: Path) -> None:
     assert load(tmp_path, methods=["simple", "p2", TUNED]).tuning.baseline == "p2"
-    named = load(tmp_path, methods=["none", "p2", TUNED], tuning={"baseline": "none", "slack": 0.1})
+    named = load(tmp_path, methods=["none", "p2", TUNED], tuning={"baseline": "none", "slack": 0})
     assert next(named.tunings()).baseline.name == "none"
-    assert named.tuning.slack == 0.1
+    assert named.tuning.slack == 0.0
+    assert load(tmp_path, methods=["p2", TUNED]).tuning.slack == 0.1
 
 
 def test_the_suite_as_it_is_kept_reads_the_same(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_the_papers_protocol_is_given_strengths_on_all_questions(tmp_path: Path)
         ({"methods": ["p2", TUNED], "tuning": {"baseline": "simple"}}, "the baseline 'simple' is not a method of"),
         ({"methods": ["p2", TUNED], "tuning": {"baseline": "npti"}}, "those are p2"),
         ({"methods": ["p2"], "tuning": {"baseline": "p2"}}, "no method of the suite has 'choose_on: dev'"),
-        ({"methods": ["p2"], "tuning": {"slack": 0.1}}, "no method of the suite has 'choose_on: dev'"),
+        ({"methods": ["p2"], "tuning": {"slack": 0}}, "no method of the suite has 'choose_on: dev'"),
         ({"methods": ["p2", TUNED], "tuning": {"slack": -1}}, "tuning.slack"),
         ({"methods": ["p2", TUNED | {"strengths": [1.0]}]}, "a list of at least two numbers"),
         ({"methods": ["p2", TUNED | {"strengths": [1, 2, {"openness": 1}]}]}, "a list of at least two numbers"),

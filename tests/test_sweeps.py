@@ -52,12 +52,12 @@ def test_a_strength_without_a_rating_is_not_chosen() -> None:
         (4.75, 4.8),
         (4.65, 4.7),
         (4.849999, 4.8),
-        (4.96, 5.0),  # so a baseline may lie below its own floor: that is what the slack is for
+        (4.96, 5.0),  # so without a slack a baseline may lie below its own floor
         (5.0, 5.0),
     ],
 )
 def test_the_floor_is_rounded_as_people_round(fluency: float, floor: float) -> None:
-    assert floor_of(fluency) == floor
+    assert floor_of(fluency, slack=0.0) == floor
 
 
 # Fluency of P2 (Table 14, both poles) and the lines that Figures 3b and 5 draw as the floor.
@@ -146,7 +146,7 @@ def test_a_sweep_over_two_targets_and_seeds() -> None:
         2.0: [at(2.0, target, 5.0, 4.0, seed=seed) for target in targets for seed in (0, 1)],
         1.0: [at(1.0, target, 3.0, 1.0, seed=seed) for target in targets for seed in (0, 1)],
     }
-    sweep = build_sweep(baseline, by_strength)
+    sweep = build_sweep(baseline, by_strength, slack=0.0)
     high, low = sweep.targets["openness:high"], sweep.targets["openness:low"]
     assert (high.chosen, high.floor, high.floor_met) == (2.0, 5.0, True)
     assert (low.chosen, low.floor, low.floor_met) == (1.0, 5.0, True), "a low pole is scored as 6 - rating"
@@ -169,4 +169,4 @@ def test_a_baseline_that_nobody_rated_is_no_floor() -> None:
     with pytest.raises(
         DataError, match=r"no answer of the baseline was rated for fluency \(openness:high, 1 answers\)"
     ):
-        build_sweep([unrated], {1.0: [at(1.0, "openness:high", 4.0)]})
+        build_sweep([unrated], {1.0: [at(1.0, "openness:high", 4.0)]}, slack=0.1)

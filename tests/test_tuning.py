@@ -37,6 +37,7 @@ methods:
 targets: {targets}
 judges: [{judge}]
 questions: {{limit: 3}}
+tuning: {{slack: 0.0}}
 protocol: {{max_tokens: 5}}
 """
 
@@ -147,7 +148,7 @@ def test_the_choice_follows_from_its_own_figures(finished: Path, board: Leaderbo
     assert (sweep.data.half, sweep.data.questions, sweep.baseline.name) == ("dev", 6, "simple")
     for found in sweep.targets.values():
         assert found.baseline.fluency is not None
-        assert found.floor == floor_of(found.baseline.fluency)
+        assert found.floor == floor_of(found.baseline.fluency, slack=0.0)
         results = {point.strength: point.result for point in found.points}
         assert list(results) == [1.0, 2.0, 4.0]
         assert (found.chosen, found.floor_met) == choose(results, found.floor)
@@ -191,7 +192,7 @@ def test_stages_one_at_a_time_and_a_second_run_changes_nothing(suite: Path, fini
 def test_stopped_at_every_few_writes_and_resumed(
     suite: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The disk is full again and again: after 5 writes, after 5 more, and so on through all of the stage."""
+    """The disk is full again and again: after 8 writes, after 8 more, and so on through all of the stage."""
     output, real, stops = tmp_path / "run", os.fsync, 0
 
     def limited(handle: int) -> None:
@@ -203,7 +204,7 @@ def test_stopped_at_every_few_writes_and_resumed(
 
     monkeypatch.setattr(files.os, "fsync", limited)
     while True:
-        left = 5
+        left = 8
         try:
             run(suite, output, "tune")
         except StorageError:
@@ -211,7 +212,7 @@ def test_stopped_at_every_few_writes_and_resumed(
             continue
         break
     monkeypatch.setattr(files.os, "fsync", real)
-    assert stops > 5
+    assert stops > 4
     run(suite, output)
     assert contents(output) == contents(finished)
 
@@ -306,7 +307,7 @@ def test_dev_answers_are_ordinary_ones_that_another_suite_shares(
     output = tmp_path / "run"
     given = write_suite(tmp_path, tiny_model, judge, "given")
     text = given.read_text().replace(", choose_on: dev", "").replace("{limit: 3}", "{limit: 3, half: dev}")
-    given.write_text(text.replace("  - none\n", ""))
+    given.write_text(text.replace("  - none\n", "").replace("tuning: {slack: 0.0}\n", ""))
     run(given, output)
     assert {row.identity.method.strength_protocol for row in read_board(output / "leaderboard.json").rows} == {
         None,
@@ -322,6 +323,7 @@ def test_dev_answers_are_ordinary_ones_that_another_suite_shares(
 def test_the_papers_protocol_is_marked(tiny_model: Path, judge: Path, tmp_path: Path) -> None:
     suite = write_suite(tmp_path, tiny_model, judge)
     text = suite.read_text().replace("[4, 1, 2], choose_on: dev", "[{extraversion: 1, openness: 2}]")
+    text = text.replace("tuning: {slack: 0.0}\n", "")
     suite.write_text(text.replace("{max_tokens: 5}", "{name: paper, max_tokens: 4}").replace("  - none\n", ""))
     run(suite, tmp_path / "run")
     rows = {row.identity.method.name: row for row in read_board(tmp_path / "run" / "leaderboard.json").rows}

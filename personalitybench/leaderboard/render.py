@@ -24,6 +24,9 @@ from personalitybench.traits import TARGETS, TRAIT_NAMES
 from personalitybench.validation import validate
 
 SCALE = (2.0, 10.0)  # of a composite: two poles of 1-5
+CHOICE_LEGEND = (
+    "Mean trait score at each strength (fluency; repetition); * chosen, (*) chosen although no strength met the floor"
+)
 
 
 def write_board(
@@ -78,14 +81,14 @@ def strength_note(row: Row, board: Leaderboard) -> str:
     protocol = row.identity.method.strength_protocol
     if protocol is None:
         return "–"
-    failed = [
-        target
-        for sweep in board.sweeps
-        if sweep.made(row)
-        for target, found in sweep.targets.items()
-        if not found.floor_met
-    ]
+    failed = floor_not_met(row, board)
     return f"{protocol}; floor not met: {len(failed)} of {len(row.targets)}" if failed else protocol
+
+
+def floor_not_met(row: Row, board: Leaderboard) -> list[str]:
+    """Targets for which no strength met the floor of fluency."""
+    made = [sweep for sweep in board.sweeps if sweep.made(row)]
+    return [target for target, found in made[0].targets.items() if not found.floor_met] if made else []
 
 
 def choice_rows(sweep: Sweep) -> list[list[str]]:
@@ -155,7 +158,14 @@ def to_markdown(board: Leaderboard) -> str:
             lines.append(_row([labels[row.id], *(number(result.mean if result else None) for result in results)]))
     for sweep in board.sweeps:
         head, *rows = choice_rows(sweep)
-        lines += ["", _about_sweep(sweep), "", _row(head), _row(["---"] * len(head)), *map(_row, rows)]
+        lines += [
+            "",
+            f"{_about_sweep(sweep)} {CHOICE_LEGEND}.",
+            "",
+            _row(head),
+            _row(["---"] * len(head)),
+            *map(_row, rows),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -187,6 +197,7 @@ def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
         # Markup: our own drawing, in which Altair escapes what it is given.
         figures=[Markup(sweep_figure(sweep)) for sweep in board.sweeps] if can_plot() else [],  # noqa: S704
         how_to_get_plots=HOW_TO_GET_PLOTS,
+        choice_legend=CHOICE_LEGEND,
         examples=examples,
         models={row.id: row.identity.model.name for row in board.rows},
         several_models=len({row.identity.model.name for row in board.rows}) > 1,
@@ -212,7 +223,7 @@ def _about(board: Leaderboard) -> str:
 def _about_sweep(sweep: Sweep) -> str:
     settings = ", ".join(f"{key}={value}" for key, value in sweep.method.settings.items())
     method = f"{sweep.method.name} ({settings})" if settings else sweep.method.name
-    slack = f" less {sweep.slack:g}" if sweep.slack else ""
+    slack = f", less {sweep.slack:g}" if sweep.slack else ""
     failed = [target for target, found in sweep.targets.items() if not found.floor_met]
     none = f" No strength met the floor: {', '.join(failed)} (the most fluent was taken)." if failed else ""
     return (

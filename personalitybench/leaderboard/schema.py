@@ -168,7 +168,7 @@ class Sweep(_Part):
     protocol: ProtocolId
     seeds: list[int]
     rule: str
-    slack: float = Field(default=0.0, description="how far the floor lies below the baseline's rounded fluency")
+    slack: float = Field(description="how far the floor lies below the baseline's rounded fluency")
     targets: dict[str, TargetSweep]
 
     def made(self, row: Row) -> bool:

@@ -1,7 +1,8 @@
 """The choice of a strength: judged answers of the dev half at several strengths become a sweep with a chosen one.
 
 The rule is the paper's (section 4.1, Figures 3b and 5): the best trait score whose fluency does not fall below that of
-the prompt baseline, rounded to one decimal. The paper chooses on the questions that it reports; here these are others.
+the prompt baseline, rounded to one decimal. The lines that the figures draw lie 0.1 below what Table 14 gives for that,
+hence a slack. The paper chooses on the questions that it reports; here these are others.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ RULE = (
 )
 
 
-def floor_of(fluency: float, slack: float = 0.0) -> float:
+def floor_of(fluency: float, slack: float) -> float:
     """Give the lowest fluency that is still chosen.
 
     Args:
@@ -58,7 +59,7 @@ def choose(results: Mapping[float, TargetResult], floor: float) -> tuple[float, 
     return max(best, key=lambda strength: (best[strength], -abs(strength), strength)), bool(scores)
 
 
-def build_sweep(baseline: Sequence[Cell], by_strength: Mapping[float, Sequence[Cell]], slack: float = 0.0) -> Sweep:
+def build_sweep(baseline: Sequence[Cell], by_strength: Mapping[float, Sequence[Cell]], slack: float) -> Sweep:
     """Choose the strength of every target.
 
     Args:

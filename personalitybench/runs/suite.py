@@ -94,11 +94,12 @@ class TuningSpec(_Part):
     Attributes:
         baseline: The prompting method whose fluency is the floor, one of the suite's own: ``p2`` where it has that,
             else ``simple``.
-        slack: How far below the baseline's rounded fluency the floor lies, in points of the 1-5 scale.
+        slack: How far below the baseline's rounded fluency the floor lies, in points of the 1-5 scale. The lines that
+            the paper draws lie 0.1 below; with 0 a baseline of 4.96 would refuse itself, because it rounds to 5.0.
     """
 
     baseline: str | None = None
-    slack: float = Field(default=0.0, ge=0, le=4)
+    slack: float = Field(default=0.1, ge=0, le=4)
 
 
 class ProtocolSpec(_Part):
