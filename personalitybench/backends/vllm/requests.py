@@ -33,10 +33,12 @@ def prepare_request(request: Any, vllm_config: Any) -> None:
         )
     if wish.intervention is not None:
         text = vllm_config.model_config.hf_text_config
-        load_intervention(wish.intervention).check_model(
+        intervention = load_intervention(wish.intervention)
+        intervention.check_model(
             text.num_hidden_layers, text.intermediate_size, where=f"intervention {wish.intervention}"
         )
-        request.cache_salt = "/".join(part for part in (request.cache_salt, wish.salt) if part)
+        salt = wish.salt(intervention.sha256, len(request.prompt_token_ids or ()))
+        request.cache_salt = "/".join(part for part in (request.cache_salt, salt) if part)
     if wish.shard is not None:
         counting = plugin_options(vllm_config).statistics
         if counting is None:
