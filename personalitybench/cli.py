@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -12,6 +14,7 @@ import typer
 
 from personalitybench import __version__
 from personalitybench.errors import PersonalityBenchError
+from personalitybench.neurons.commands import neurons_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +32,7 @@ app = typer.Typer(
 )
 boards_app = typer.Typer(no_args_is_help=True, help="Make, check and show leaderboards.", rich_markup_mode="markdown")
 app.add_typer(boards_app, name="leaderboard")
+app.add_typer(neurons_app, name="neurons")
 
 LM_EVAL_CONTEXT = {
     "allow_extra_args": True,
@@ -57,6 +61,16 @@ def _console() -> Console:
     return Console()
 
 
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Answer Ctrl-C in what can be resumed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: what is finished is kept; the same command goes on from there", file=sys.stderr)  # noqa: T201
+        raise typer.Exit(130) from None
+
+
 @app.callback(invoke_without_command=True)
 def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -83,11 +97,57 @@ def run(
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own progress says it all
     from personalitybench.runs.command import run_suite  # noqa: PLC0415
 
-    try:
+    with _resumable():
         run_suite(suite, output, stage or [], _console(), data_dir)
-    except KeyboardInterrupt:
-        print("interrupted: what is finished is kept; the same command goes on from there", file=sys.stderr)  # noqa: T201
-        raise typer.Exit(130) from None
+
+
+@app.command(
+    epilog="Examples: `personalitybench fit npti --model demo --model-args dtype=bfloat16 --questions 64` · "
+    "`personalitybench fit npti --model meta-llama/Meta-Llama-3-8B-Instruct --backend vllm --source official` · "
+    "`personalitybench fit npti --model demo --set selection=released-code --set max_tokens=100`"
+)
+def fit(
+    method: Annotated[str, typer.Argument(help="Induction method; `personalitybench methods` lists them.")],
+    *,
+    model: Annotated[str, typer.Option(help="A local folder, a hub name, or 'demo'.")],
+    backend: Annotated[str, typer.Option(help="lm-eval model type that the model will answer under.")] = "hf",
+    model_args: Annotated[
+        str, typer.Option(help="Its arguments, as lm-eval's `--model_args`: dtype=bfloat16,trust_remote_code=true.")
+    ] = "",
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the model.")] = None,
+    device: Annotated[str | None, typer.Option(help="Torch device; default: the first GPU, else the CPU.")] = None,
+    questions: Annotated[
+        str | None, typer.Option(help="Identification questions of each trait, a number or 'all'; sets 'questions'.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Answers at a time; sets 'batch_size'.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any setting of the method (repeatable).")
+    ] = None,
+    source: Annotated[str, typer.Option(help="sample, or official: the paper's questions.")] = "sample",
+    data_dir: Annotated[Path | None, typer.Option(help="Local copy of the official data.")] = None,
+    prompts: Annotated[str, typer.Option(help="Wording: project or official.")] = "project",
+    seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+) -> None:
+    """Fit a method to a model, once: find NPTI's neurons, say. A suite finds what is fitted; interrupt and resume."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from personalitybench.runs.fit_command import FitOptions, fit_method  # noqa: PLC0415
+
+    given = {"questions": questions, "batch_size": batch_size}
+    options = FitOptions(
+        method=method,
+        model=model,
+        backend=backend,
+        model_args=model_args,
+        revision=revision,
+        device=device,
+        settings=[*(settings or []), *(f"{name}={value}" for name, value in given.items() if value is not None)],
+        source=source,
+        data_dir=data_dir,
+        prompts=prompts,
+        seed=seed,
+    )
+    with _resumable():
+        fit_method(options, _console())
 
 
 @app.command()

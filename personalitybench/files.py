@@ -1,4 +1,4 @@
-"""Files that survive a kill: atomic writes, append-only JSON lines, content hashes, the cache folder.
+"""Files that survive a kill: atomic writes, append-only JSON lines, locks, content hashes, the cache folder.
 
 Every stage of the way of the data writes through here, so nothing half-written is ever read back.
 """
@@ -10,10 +10,13 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from personalitybench.errors import StorageError
 
@@ -35,6 +38,31 @@ def cache_folder(*parts: str) -> Path:
             f"cannot create the cache folder {folder} ({error.strerror}): name a writable one in {CACHE_VARIABLE}"
         ) from error
     return folder
+
+
+@contextmanager
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Keep a second process out of a folder, by a file beside it. A kill ends it.
+
+    Args:
+        folder: The folder.
+        doing: What is being done in it, for the error: "another process is <doing>".
+
+    Raises:
+        StorageError: Another process is in it, or it cannot be written.
+    """
+    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=2)  # what is done in a moment is waited for
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise StorageError(f"another process is {doing} in {folder}: wait for it, then run this again") from error
+    except OSError as error:
+        raise _storage_error(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def canonical_json(value: Any) -> str:
@@ -174,6 +202,45 @@ class JsonLines:
                 return int(start + found + 1)
             position = start
         return 0
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A file of JSON lines with a manifest beside it that is written when the file is complete."""
+
+    path: Path
+
+    @property
+    def lines(self) -> JsonLines:
+        """The lines."""
+        return JsonLines(self.path)
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest."""
+        return self.path.with_suffix(".json")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the manifest is there.
+
+        Raises:
+            StorageError: The lines are not those that the manifest was written for.
+        """
+        if not self.manifest.is_file():
+            return False
+        recorded = read_json(self.manifest)
+        if not self.path.is_file() or sha256_file(self.path) != recorded.get("sha256"):
+            raise StorageError(
+                f"{self.path} was altered after it was complete: restore it, or delete it and {self.manifest.name} "
+                "to make it again"
+            )
+        return True
+
+    def finish(self, **about: Any) -> None:
+        """Write the manifest."""
+        count = sum(1 for _ in self.lines.read())
+        write_json(self.manifest, {"lines": count, "sha256": sha256_file(self.path), **about})
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from personalitybench.errors import ConfigurationError, StorageError
 from personalitybench.files import sha256_file
 from personalitybench.resources import bundled
 
-STEERABLE = "personalitybench-hf"  # our model type; lm-eval 0.4.13 finds no plug-ins, so it is registered by hand
+# Our model types and where they are registered; lm-eval 0.4.13 finds no plug-ins.
+MODEL_TYPES = {
+    "personalitybench-hf": "personalitybench.backends.steerable",
+    "personalitybench-vllm": "personalitybench.backends.vllm.model",
+}
 _FOLDER = "personalitybench"
 _LIST = "INSTALLED_FILES"
 
@@ -34,9 +39,15 @@ def run_lm_eval(arguments: Sequence[str]) -> None:
         )
     from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415
 
-    if any(STEERABLE in argument for argument in given):
-        import personalitybench.backends.steerable  # noqa: PLC0415 (registers it; needs torch)
     import personalitybench.tasks  # noqa: F401, PLC0415 (registers the judge filter)
+
+    if "vllm" in given:
+        from personalitybench.backends.vllm.versions import let_lm_eval_find_vllm  # noqa: PLC0415
+
+        let_lm_eval_find_vllm()
+    for name, module in MODEL_TYPES.items():
+        if any(name in argument for argument in given):
+            import_module(module)
 
     evaluating = "--tasks" in given or any(argument.startswith("--tasks=") for argument in given)
     sys.argv = ["lm_eval", *given, *(["--include_path", str(bundled("tasks"))] if evaluating else [])]

@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +20,7 @@ from lm_eval.api.registry import register_filter
 from lm_eval.api.task import ConfigurableTask
 from pydantic import BaseModel, ConfigDict, Field
 
-from personalitybench.backends.needs import check_needs
+from personalitybench.backends.needs import capabilities_of, check_needs, engine_with_plugin
 from personalitybench.errors import ConfigurationError
 from personalitybench.judging import (
     FLUENCY,
@@ -39,6 +38,7 @@ from personalitybench.questions import Half, Question, shared_source
 from personalitybench.resources import bundled
 from personalitybench.traits import Target
 from personalitybench.validation import validate
+from personalitybench.versions import package_versions
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +126,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         self.source = shared_source(self.options.source, self.options.data_dir)
         self.wording = load_wording(self.options.prompts)
         self.left_out: list[str] = []
+        self.canary: dict[str, float] = {}
         self.chat_template = False
         self.system_instruction: str | None = None
         self.method = self._make_method()
@@ -168,12 +169,15 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
 
     def build_all_requests(self, *, chat_template: Any = None, **kwargs: Any) -> None:
         """Build the requests; leave out what the model's interface cannot take."""
-        check_needs(self.options.method, self.method.needs, _capabilities(chat_template))
+        self._model = getattr(chat_template, "__self__", None)
+        if self.method.needs and self._model is None:
+            raise ConfigurationError(f"method {self.options.method!r} speaks to chat models: add --apply_chat_template")
+        check_needs(self.options.method, self.method.needs, capabilities_of(self._model))
         self.chat_template = bool(kwargs.get("apply_chat_template"))
         self.system_instruction = kwargs.get("system_instruction")
         if not self.chat_template:
             _warn_about_chat_template()
-        if _speaks_to_api(chat_template):
+        if _speaks_to_api(self._model):
             for name in _NOT_IN_APIS & self.config.generation_kwargs.keys():
                 del self.config.generation_kwargs[name]
                 self.left_out.append(name)
@@ -186,6 +190,14 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         if extra:
             request.arguments[1]["extra_args"] = {"personalitybench": extra}
         return request
+
+    def apply_filters(self) -> Any:
+        """Judge (lm-eval's hook); first see that a steered engine has steered."""
+        if self.method.needs and (engine := engine_with_plugin(self._model)) is not None:
+            from personalitybench.backends.vllm.canary import prove_steering  # noqa: PLC0415 (vllm is optional)
+
+            self.canary = prove_steering(engine, self._model, self.instances[0])
+        return super().apply_filters()
 
     def identity(self) -> dict[str, Any]:
         """All that decides the answers and ratings besides the model: half of a row's identity."""
@@ -238,6 +250,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
             "judges": judged,
             "identity": self.identity(),
             "versions": package_versions(),
+            **({"canary": self.canary} if self.canary else {}),
         }
         return dumped | {"metadata": {**dumped.get("metadata", {}), "personalitybench": record}}
 
@@ -247,8 +260,9 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         method = create_method(self.options.method, self.options.settings, context, self.options.strength)
         if method.needs and artifact is None:
             raise ConfigurationError(
-                f"method {self.options.method!r} needs what its fit leaves: run its suite's stage 'fit' first, "
-                "or name the folder of the artifact in 'artifact'"
+                f"method {self.options.method!r} needs what its fit leaves: run 'personalitybench fit "
+                f"{self.options.method} --model ...', or the stage 'fit' of its suite, and name the folder of the "
+                "artifact in 'artifact'"
             )
         return method
 
@@ -358,17 +372,6 @@ def _warn_about_chat_template() -> None:
     logger.warning("prompts are user turns of a chat: add --apply_chat_template unless the model has no template")
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of what turns questions into answers, for a row's provenance."""
-    found = {}
-    for name in ("personalitybench", "lm_eval", "transformers", "torch", "vllm"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def tasks_folder() -> Path:
     """Folder with the task files, for ``lm_eval --include_path``."""
     return bundled("tasks")
@@ -410,17 +413,6 @@ def count(items: Sequence[float]) -> Count:
     return Count(sum(items))
 
 
-def _speaks_to_api(chat_template: Any) -> bool:
-    """Whether the requests go to a chat API, told by the model object that the template belongs to."""
-    return any(base.__name__ == "TemplateAPI" for base in _model_type(chat_template).__mro__)
-
-
-def _capabilities(chat_template: Any) -> frozenset[str]:
-    """What the model can do besides reading a prompt, as its class says; stock model types say nothing."""
-    found: frozenset[str] = getattr(_model_type(chat_template), "capabilities", frozenset())
-    return found
-
-
-def _model_type(chat_template: Any) -> type:
-    """Class of the model object that a chat template belongs to: all that lm-eval tells a task of its model."""
-    return type(getattr(chat_template, "__self__", None))
+def _speaks_to_api(model: Any) -> bool:
+    """Whether the requests go to a chat API."""
+    return any(base.__name__ == "TemplateAPI" for base in type(model).__mro__)

@@ -22,6 +22,7 @@ from personalitybench.activations.neurons import (
     SelectionSettings,
     overlap,
     select_neurons,
+    shared_counts,
 )
 from personalitybench.activations.official_files import (
     OFFICIAL_SHAPE,
@@ -33,7 +34,7 @@ from personalitybench.errors import ConfigurationError, DataError, StorageError
 from personalitybench.traits import TARGETS, Pole, Target
 from tests.conftest import SHARED
 
-OWN_POLE = SelectionSettings(a95_from="own_pole")
+OWN_POLE = SelectionSettings(a95_from="own-pole")
 
 
 def make_set(shape: tuple[int, int] = (3, 8), **columns: Any) -> NeuronSet:
@@ -84,7 +85,7 @@ def test_presets_are_what_is_documented() -> None:
         "inclusive": True,
         "at_least": 2000,
         "at_most": 300_000,
-        "a95_from": "own_pole",
+        "a95_from": "own-pole",
         "arithmetic": "float32",
     }
     for name, field in SelectionSettings.model_fields.items():
@@ -145,8 +146,8 @@ def test_equal_differences_are_in_order_of_layer_and_index_and_limits_cut_there(
     high[1, 2] = 1.0
     expected = [(1, 2), *((i, j) for i in range(3) for j in range(4) if (i, j) != (1, 2))]
     assert places(choose(high, low)[Pole.HIGH]) == expected
-    assert places(choose(high, low, SelectionSettings(a95_from="own_pole", at_most=5))[Pole.HIGH]) == expected[:5]
-    strict = SelectionSettings(a95_from="own_pole", threshold=0.6, at_least=5)
+    assert places(choose(high, low, SelectionSettings(a95_from="own-pole", at_most=5))[Pole.HIGH]) == expected[:5]
+    strict = SelectionSettings(a95_from="own-pole", threshold=0.6, at_least=5)
     assert places(choose(high, low, strict)[Pole.HIGH]) == expected[:5]
 
 
@@ -159,7 +160,7 @@ def test_at_least_takes_none_that_leans_the_other_way() -> None:
 def test_float32_arithmetic_is_that_of_float32() -> None:
     rng = np.random.default_rng(1)
     high, low = rng.random((4, 500)), rng.random((4, 500))
-    found = choose(high, low, SelectionSettings(a95_from="own_pole", arithmetic="float32"))[Pole.HIGH]
+    found = choose(high, low, SelectionSettings(a95_from="own-pole", arithmetic="float32"))[Pole.HIGH]
     difference = high.astype(np.float32) - low.astype(np.float32)
     assert np.array_equal(found.delta, difference[found.layer, found.index])
     exact = choose(high, low)[Pole.HIGH]
@@ -170,7 +171,7 @@ def test_float32_arithmetic_is_that_of_float32() -> None:
 def test_a95_of_the_original_model() -> None:
     found = choose([[0.9, 0.1]], [[0.1, 0.9]], SelectionSettings.paper(), a95_original=[[3.0, 4.0]])
     assert (found[Pole.HIGH].a95.tolist(), found[Pole.LOW].a95.tolist()) == ([3], [4])
-    with pytest.raises(ConfigurationError, match=r"needs a95_original.*own_pole"):
+    with pytest.raises(ConfigurationError, match=r"needs a95_original.*own-pole"):
         choose([[0.9]], [[0.1]], SelectionSettings.paper())
 
 
@@ -232,7 +233,7 @@ def test_selection_is_the_definition(
     """Against whole numbers of tokens (20 a pole), where nothing is rounded."""
     at_least = min(at_least, at_most or at_least)
     chosen = SelectionSettings(
-        threshold=threshold / 20, inclusive=inclusive, at_least=at_least, at_most=at_most, a95_from="own_pole"
+        threshold=threshold / 20, inclusive=inclusive, at_least=at_least, at_most=at_most, a95_from="own-pole"
     )
     found = choose(high, low, chosen)
     counts = np.rint((high - low) * 20).astype(int)
@@ -334,9 +335,36 @@ def test_counts_strongest_and_overlap() -> None:
     one_shared = make_set(layer=[0, 0], index=[7, 1], delta=[0.2, 0.3], probability=[0.5, 0.5], a95=[0, 0])
     shares = overlap([neurons, one_shared, neurons.strongest(1), neurons.strongest(0)])
     assert shares.tolist() == [[1, 0.5, 1, 0], [0.5, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+    assert shared_counts([neurons, one_shared, neurons.strongest(0)]).tolist() == [[3, 1, 0], [1, 2, 0], [0, 0, 0]]
     assert overlap([]).shape == (0, 0)
     with pytest.raises(DataError, match="set 1 is of a model with 3 × 9 neurons, set 0 of one with 3 × 8"):
         overlap([neurons, make_set(shape=(3, 9))])
+
+
+def test_errors_go_with_their_neurons_and_are_no_part_of_what_the_set_is(tmp_path: Path) -> None:
+    neurons = make_set()
+    of_model = np.arange(24, dtype=float).reshape(3, 8) / 100
+    sure = neurons.with_error(of_model)
+    assert sure.error is not None
+    assert sure.error.tolist() == pytest.approx([0.07, 0.08, 0.21])  # strongest first: (0, 7), (1, 0), (2, 5)
+    assert places(sure) == places(neurons)
+    assert (sure, sure.content_hash) == (neurons, neurons.content_hash)
+    sure.save(tmp_path)
+    loaded = NeuronSet.load(tmp_path)
+    assert loaded.error is not None
+    assert loaded.error.tolist() == sure.error.tolist()
+    strongest = loaded.strongest(2).error
+    assert strongest is not None
+    assert strongest.tolist() == sure.error.tolist()[:2]
+    neurons.save(tmp_path)
+    assert NeuronSet.load(tmp_path).error is None
+    with pytest.raises(DataError, match=r"of shape \(3, 7\), the neuron set of \(3, 8\)"):
+        neurons.with_error(of_model[:, :7])
+    for wrong in (np.nan, -0.1, np.inf):
+        with pytest.raises(DataError, match="error"):
+            neurons.with_error(np.full((3, 8), wrong))
+    with pytest.raises(DataError, match="of one length"):
+        make_set(error=[0.1])
 
 
 # Files

@@ -337,7 +337,7 @@ def test_what_cannot_be_steered_is_refused(
     for settings, said in (
         ({"keep": 0.0}, "keep 0.0"),
         ({"keep": 1.5}, "keep 1.5"),
-        ({"seed": [1]}, "1 seeds for 6 rows"),
+        ({"seed": [1]}, "1 values of seed for 6 rows"),
         ({"prompt_columns": 0}, "prompt_columns 0"),
     ):
         with pytest.raises(ConfigurationError, match=said):

@@ -22,7 +22,7 @@ SETTINGS = {"until": [], "max_gen_toks": 10, "do_sample": False, "temperature": 
 PROMPTS = ["What do you do?", "A friend calls you late in the evening. How do you respond to it?", "And then?", "Why?"]
 
 
-def request(prompt: str, folder: Path | None = None, strength: float = 1.0, **more: Any) -> Instance:
+def request(prompt: str, folder: Path | None = None, strength: float | None = 1.0, **more: Any) -> Instance:
     settings: dict[str, Any] = dict(SETTINGS)
     if folder is not None or more:
         wanted = {"intervention": str(folder), "strength": strength} if folder is not None else {}
@@ -67,13 +67,40 @@ def test_each_row_of_a_mixed_batch_gets_what_it_gets_alone(model: Any, tiny_mode
     assert together[1] != plain[1]
 
 
+def test_rows_that_differ_in_what_is_drawn_and_where_steering_begins(model: Any, tmp_path: Path) -> None:
+    first, second = save(tmp_path / "first", 3.0), save(tmp_path / "second", 5.0, seed=1)
+    mixed = [
+        request(PROMPTS[0], first),
+        request(PROMPTS[0], first, keep=0.5),
+        request(PROMPTS[0], first, keep=0.5, seed=1),
+        request(PROMPTS[0], first, keep=0.5, seed=1, first_token=True),
+        request(PROMPTS[1], second, first_token=True),
+        request(PROMPTS[1]),
+        request(PROMPTS[2], second, keep=1.0, seed=7),
+        request(PROMPTS[2], second),
+    ]
+    before = model.steered_tokens
+    together = model.generate_until(mixed, disable_tqdm=True)
+    counted = model.steered_tokens - before
+    assert together == [model.generate_until([one], disable_tqdm=True)[0] for one in mixed]
+    assert len(set(together[:4])) == 4, "the draw, its seed and where steering begins change the answer"
+    assert together[6] == together[7], "a seed of nothing that is drawn changes nothing"
+    encoded = [model.tok_encode(answer) for answer in together]
+    assert encoded[0][0] == encoded[1][0] == encoded[2][0], "the first token is unsteered"
+    assert counted > 0
+    with pytest.raises(ConfigurationError, match="keep"):
+        model.generate_until([request(PROMPTS[0], first, keep=0)], disable_tqdm=True)
+    with pytest.raises(ConfigurationError, match="strength"):
+        model.generate_until([request(PROMPTS[0], first, None)], disable_tqdm=True)
+
+
 def test_an_intervention_that_moves_nothing_fails_the_canary(model: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="steering changed nothing"):
         model.generate_until([request(PROMPTS[0], save(tmp_path / "nothing", 0.0))], disable_tqdm=True)
 
 
 def test_what_cannot_be_served_is_refused(model: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot serve adapter"):
+    with pytest.raises(ConfigurationError, match="cannot hold adapter"):
         model.generate_until([request(PROMPTS[0], adapter="lora")], disable_tqdm=True)
     with pytest.raises(StorageError):
         model.generate_until([request(PROMPTS[0], tmp_path / "missing")], disable_tqdm=True)

@@ -21,12 +21,15 @@ from safetensors.numpy import load_file, save_file
 from personalitybench.activations.bins import Bins
 from personalitybench.errors import StorageError
 from personalitybench.files import content_hash, read_json, sha256_file, write_json
-from personalitybench.traits import Target
+from personalitybench.traits import Target, trait
 from personalitybench.validation import validate
 
 Counts = npt.NDArray[np.int32]
 TokenRule = Literal["answer", "released-code"]
 """Which tokens are counted; see :func:`personalitybench.activations.statistics.token_mask`."""
+
+UNPROMPTED = "unprompted"
+"""In place of a pole, in a target such as ``openness:unprompted``: answers without a description."""
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
@@ -43,7 +46,8 @@ class StatisticsSource(BaseModel):
     Attributes:
         model: Hub name or path of the model.
         revision: Its commit, or a hash of its files.
-        target: Whose descriptions the answers were written under, such as ``extraversion:high``.
+        target: Whose descriptions the answers were written under, such as ``extraversion:high``; or
+            ``extraversion:unprompted`` for the trait's questions, asked plainly.
         wording_sha256: Hash of the templates of the prompts.
         data_revision: Revision of the questions and descriptions.
         seeds: Every seed by what it drew, such as ``{"questions": 0, "descriptions": 0}``.
@@ -63,7 +67,8 @@ class StatisticsSource(BaseModel):
     @field_validator("target")
     @classmethod
     def _known(cls, text: str) -> str:
-        return str(Target.parse(text))
+        name, _, condition = text.partition(":")
+        return f"{trait(name).name}:{UNPROMPTED}" if condition == UNPROMPTED else str(Target.parse(text))
 
 
 class StatisticsManifest(StatisticsSource):

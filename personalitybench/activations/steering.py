@@ -11,49 +11,40 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from personalitybench.activations.interventions import Intervention, check_strength
 from personalitybench.activations.layouts import Gates, GateSite
+from personalitybench.activations.masks import WORD, hash_words
 from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError
 
 Row = tuple[Intervention, float] | None
+T = TypeVar("T", bool, int, float)
 
-_WORD = 0xFFFFFFFF
 _steered_modules: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def _mix(word: Tensor) -> Tensor:
-    """The finaliser of MurmurHash3: int64 tensors that hold 32-bit words, modulo 2^32."""
-    word = ((word ^ (word >> 16)) * 0x85EBCA6B) & _WORD
-    word = ((word ^ (word >> 13)) * 0xC2B2AE35) & _WORD
-    return word ^ (word >> 16)
-
-
-def keep_mask(seed: Tensor, position: Tensor, layer: int, neurons: int, keep: float) -> Tensor:
+def keep_mask(seed: Tensor, position: Tensor, layer: int, neurons: int, keep: float | Tensor) -> Tensor:
     """Which neurons a step raises, when a random part of them is left out.
 
-    The released script draws a new mask at every forward call, so its answers depend on the batch. This one is a hash
-    of (seed, position, layer, neuron): ``m(m(m(m(seed) + position) + layer) + neuron) < keep * 2^32``, all modulo
-    2^32, ``m`` being MurmurHash3's finaliser; the same alone, in a batch, and on another backend.
+    A neuron stays where :func:`~personalitybench.activations.masks.hash_words` is below ``keep * 2^32``.
 
     Args:
         seed: int64 [...], of the row.
         position: int64 [...], of the token in its sequence, padding not counted.
         layer: Layer, from 0.
         neurons: Neurons of the layer.
-        keep: Share of the neurons that stay.
+        keep: Share of the neurons that stay, 0 to 1; or, where rows differ in it, int64 [...]: the share times 2^32.
 
     Returns:
         bool [..., neurons].
     """
-    word = _mix((_mix(seed & _WORD) + position) & _WORD)
-    word = _mix((word + layer) & _WORD).unsqueeze(-1)
-    neuron = torch.arange(neurons, dtype=torch.int64, device=word.device)
-    return _mix((word + neuron) & _WORD) < int(keep * (_WORD + 1))
+    limit = keep.unsqueeze(-1) if isinstance(keep, Tensor) else int(keep * (WORD + 1))
+    numbers = torch.arange(neurons, dtype=torch.int64, device=position.device)
+    return hash_words(seed, position, layer, numbers) < limit
 
 
 @dataclass
@@ -82,19 +73,21 @@ class Steering:
         gates: Gates,
         rows: Sequence[Row],
         *,
-        from_last_prompt_token: bool,
-        keep: float,
+        from_last_prompt_token: Sequence[bool],
+        keep: Sequence[float],
         seeds: Sequence[int],
         prompt_columns: int | None,
         stop_tokens: Collection[int],
     ) -> None:
         self.rows = tuple(rows)
-        self._extra = int(from_last_prompt_token)
-        self._keep = keep
+        self._first = torch.tensor(list(from_last_prompt_token), dtype=torch.bool)
+        self._extra = int(any(from_last_prompt_token))
+        self._keep = torch.tensor([int(share * (WORD + 1)) for share in keep], dtype=torch.int64)
+        self._drawn = any(share < 1 for share in keep)
         self._prompt_columns = prompt_columns
         self._width = prompt_columns
         self._stop = torch.tensor(sorted(stop_tokens), dtype=torch.int64)
-        self._seeds = torch.tensor([seed & _WORD for seed in seeds], dtype=torch.int64)
+        self._seeds = torch.tensor([seed & WORD for seed in seeds], dtype=torch.int64)
         self._slot, self._gamma, self._tables = _build_tables(gates, self.rows)
         self._sites = {site.layer: site.name for site in gates.sites}
         self._end = 0
@@ -141,7 +134,7 @@ class Steering:
         step = _Step(start, end, edit_from, None, None, None, width, set())
         if edit_from < end:
             positions = kwargs.get("position_ids")
-            if self._keep < 1 and given is not None and mask is None and positions is None:
+            if self._drawn and given is not None and mask is None and positions is None:
                 raise NeedsNotMetError("keep below 1 needs a 2-D attention_mask or position_ids: this call has neither")
             self._find_active(step, shown.device, inputs, mask, positions)
         self._step = step
@@ -169,6 +162,7 @@ class Steering:
         first, end, width = step.edit_from, step.end, step.prompt_columns
         active = (self._slot.to(device) > 0).unsqueeze(1).repeat(1, end - first)
         answer_from = max(first, width)
+        active[:, : answer_from - first] &= self._first.to(device).unsqueeze(1)
         finished = torch.zeros(len(self.rows), dtype=torch.bool, device=device)
         if self._finished is not None and step.start > 0:
             finished = self._finished.to(device)
@@ -180,7 +174,7 @@ class Steering:
         if mask is not None:
             active &= mask[:, first:end].bool()
         step.active, step.finished = active, finished
-        if self._keep < 1:
+        if self._drawn:
             if mask is not None:
                 step.position = (mask.long().cumsum(1) - 1)[:, first:end]
             elif positions is not None:
@@ -219,12 +213,13 @@ class Steering:
         if self._tables[layer][0].device != device:
             self._tables[layer] = (self._tables[layer][0].to(device), self._tables[layer][1].to(device))
             self._slot, self._gamma = self._slot.to(device), self._gamma.to(device)
+            self._seeds, self._keep = self._seeds.to(device), self._keep.to(device)
         clamp, add = self._tables[layer]
         added = add[self._slot.to(device)] * self._gamma.to(device).unsqueeze(1)
         raised = added.unsqueeze(1)
         if step.position is not None:
-            seeds = self._seeds.to(device).unsqueeze(1)
-            raised = raised * keep_mask(seeds, step.position.to(device), layer, output.shape[-1], self._keep)
+            seeds, keep = self._seeds.to(device).unsqueeze(1), self._keep.to(device).unsqueeze(1)
+            raised = raised * keep_mask(seeds, step.position.to(device), layer, output.shape[-1], keep)
         before = output[:, step.edit_from - step.start :]
         # In float32 (or wider) and rounded once; rows that are not active keep their bits.
         wide = before.to(torch.promote_types(before.dtype, torch.float32))
@@ -291,8 +286,8 @@ def steered(
     gates: Gates,
     rows: Sequence[Row],
     *,
-    from_last_prompt_token: bool = False,
-    keep: float = 1.0,
+    from_last_prompt_token: bool | Sequence[bool] = False,
+    keep: float | Sequence[float] = 1.0,
     seed: int | Sequence[int] = 0,
     prompt_columns: int | None = None,
     stop_tokens: Collection[int] | None = None,
@@ -308,10 +303,11 @@ def steered(
         gates: Its gates, from :func:`~personalitybench.activations.layouts.find_gates`.
         rows: For each row of the batch, intervention and strength, or None. A part that must hold several
             interventions is made with :func:`~personalitybench.activations.interventions.combine`.
-        from_last_prompt_token: Edit the last prompt position too, so that the first answer token is steered.
+        from_last_prompt_token: Edit the last prompt position too, so that the first answer token is steered; for all
+            rows or one for each, as are the next two.
         keep: Share of the additions that stay at each step, drawn by :func:`keep_mask` (released script: 0.9);
             clamps always stay.
-        seed: Of that draw, for all rows or one for each.
+        seed: Of that draw.
         prompt_columns: Width of the padded prompts; by default that of the first call. Needed where a prompt
             comes in chunks, or prompt and answer in one call.
         stop_tokens: Tokens that end an answer; by default the end tokens of ``model.generation_config``. What
@@ -328,11 +324,10 @@ def steered(
             steering would silently have done nothing.
         NeedsNotMetError: A way of generating that cannot be steered (assisted decoding).
     """
-    if not 0 < keep <= 1:
-        raise ConfigurationError(f"keep {keep}: give a share above 0 and at most 1")
-    seeds = [seed] * len(rows) if isinstance(seed, int) else list(seed)
-    if len(seeds) != len(rows):
-        raise ConfigurationError(f"{len(seeds)} seeds for {len(rows)} rows: give one for each, or one for all")
+    keeps = _for_each("keep", keep, len(rows))
+    wrong = [share for share in keeps if not 0 < share <= 1]
+    if wrong:
+        raise ConfigurationError(f"keep {wrong[0]}: give a share above 0 and at most 1")
     if prompt_columns is not None and prompt_columns < 1:
         raise ConfigurationError(f"prompt_columns {prompt_columns}: a prompt has at least one token")
     modules: list[nn.Module] = [site.module for site in gates.sites]
@@ -343,9 +338,9 @@ def steered(
     state = Steering(
         gates,
         rows,
-        from_last_prompt_token=from_last_prompt_token,
-        keep=keep,
-        seeds=seeds,
+        from_last_prompt_token=_for_each("from_last_prompt_token", from_last_prompt_token, len(rows)),
+        keep=keeps,
+        seeds=_for_each("seed", seed, len(rows)),
         prompt_columns=prompt_columns,
         stop_tokens=_end_tokens(model) if stop_tokens is None else stop_tokens,
     )
@@ -369,6 +364,14 @@ def _hooks(model: nn.Module, sites: Sequence[GateSite], state: Steering) -> Iter
         for handle in handles:
             handle.remove()
         _steered_modules.difference_update(modules)
+
+
+def _for_each(name: str, value: T | Sequence[T], rows: int) -> list[T]:
+    """One value for each row, of what was given for all or for each."""
+    values = list(value) if isinstance(value, Sequence) else [value] * rows
+    if len(values) != rows:
+        raise ConfigurationError(f"{len(values)} values of {name} for {rows} rows: give one for each, or one for all")
+    return values
 
 
 def _end_tokens(model: nn.Module) -> set[int]:

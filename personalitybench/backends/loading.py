@@ -18,7 +18,8 @@ from personalitybench.errors import MissingDependencyError, ModelError
 
 # Model types that load weights themselves; the others are spoken to by the name of a model.
 STEERABLE = "personalitybench-hf"
-LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm", STEERABLE})
+STEERABLE_VLLM = "personalitybench-vllm"
+LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm", STEERABLE, STEERABLE_VLLM})
 
 
 def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: str | None) -> LM:
@@ -37,7 +38,13 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
     with quiet_libraries():
         try:
             if backend == STEERABLE:
-                import personalitybench.backends.steerable  # noqa: F401, PLC0415 (registers it; needs torch)
+                import personalitybench.backends.steerable  # noqa: PLC0415 (registers it; needs torch)
+            if backend == STEERABLE_VLLM:
+                import personalitybench.backends.vllm.model  # noqa: F401, PLC0415 (registers it; needs vllm)
+            if backend == "vllm":
+                from personalitybench.backends.vllm.versions import let_lm_eval_find_vllm  # noqa: PLC0415
+
+                let_lm_eval_find_vllm()
             kind = get_model(backend)
         except (KeyError, ValueError) as error:
             raise ModelError(f"lm-eval has no model type {backend!r}: see 'lm_eval --help' for those it has") from error

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from personalitybench.errors import NeedsNotMetError
 
 # lm-eval model types by what they can do; a class that can do something says so in its attribute ``capabilities``.
-CAPABILITIES: dict[str, frozenset[str]] = {"personalitybench-hf": frozenset({"intervention"})}
+CAPABILITIES: dict[str, frozenset[str]] = {
+    "personalitybench-hf": frozenset({"intervention"}),
+    "personalitybench-vllm": frozenset({"intervention"}),
+}
+
+VLLM_PLUGIN = "personalitybench"
+"""``load_format`` with which lm-eval's own ``vllm`` model can do what ``personalitybench-vllm`` can."""
+
+
+def capabilities_of(model: Any) -> frozenset[str]:
+    """What a loaded model of lm-eval can do besides reading a prompt."""
+    if engine_with_plugin(model) is not None:
+        return CAPABILITIES["personalitybench-vllm"]
+    found: frozenset[str] = getattr(type(model), "capabilities", frozenset())
+    return found
+
+
+def engine_with_plugin(model: Any) -> Any:
+    """The ``vllm.LLM`` behind a model of lm-eval, if it was loaded with the plug-in; else None."""
+    arguments = getattr(model, "model_args", None)
+    if not isinstance(arguments, dict) or arguments.get("load_format") != VLLM_PLUGIN:
+        return None
+    engine = getattr(model, "model", None)
+    return engine if hasattr(engine, "collective_rpc") else None
 
 
 def check_needs(method: str, needs: frozenset[str], capabilities: frozenset[str], backend: str = "") -> None:

@@ -7,6 +7,7 @@ was steered (the canary): as many tokens were edited as were generated, and the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +23,8 @@ from personalitybench.activations.layouts import Gates, find_gates
 from personalitybench.activations.steering import Row, Steering, steered
 from personalitybench.backends.loading import STEERABLE, plan_batches
 from personalitybench.backends.needs import CAPABILITIES
+from personalitybench.backends.wishes import Wish
 from personalitybench.errors import ConfigurationError, ModelError
-
-Wish = tuple[str, float] | None  # folder of an intervention and its strength
 
 
 @register_model(STEERABLE)
@@ -40,9 +40,9 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.steered_tokens = 0
-        self._waiting: list[Wish] = []
-        self._proven: set[tuple[str, float]] = set()
-        self._interventions: dict[str, Intervention] = {}
+        self._waiting: list[Wish | None] = []
+        self._proven: set[Wish] = set()
+        self._interventions: dict[Path, Intervention] = {}
 
     @cached_property
     def _gates(self) -> Gates:
@@ -74,19 +74,34 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
             plain: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)
             return plain
         rows = [self._row(wish) for wish in wishes]
-        with steered(self.model, self._gates, rows, stop_tokens=self._stop_tokens) as steering:
+        with self._steered(wishes, rows) as steering:
             output: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)
-        self._check_counts(steering, output[:, context.shape[1] :])
+        self._check_counts(steering, wishes, output[:, context.shape[1] :])
         self._check_logits(wishes, rows, output, context.shape[1], kwargs["attention_mask"])
         return output
 
-    def _row(self, wish: Wish) -> Row:
-        if wish is None:
+    def _row(self, wish: Wish | None) -> Row:
+        if wish is None or wish.intervention is None:
             return None
-        folder, strength = wish
-        if folder not in self._interventions:
-            self._interventions[folder] = Intervention.load(Path(folder))
-        return self._interventions[folder], strength
+        if wish.intervention not in self._interventions:
+            shape = (self._gates.layers, self._gates.neurons)
+            self._interventions[wish.intervention] = Intervention.load(wish.intervention, shape)
+        return self._interventions[wish.intervention], wish.strength
+
+    def _steered(
+        self, wishes: Sequence[Wish | None], rows: Sequence[Row], prompt_columns: int | None = None
+    ) -> AbstractContextManager[Steering]:
+        """Steer a batch, each row as its wish says."""
+        return steered(
+            self.model,
+            self._gates,
+            rows,
+            from_last_prompt_token=[wish is not None and wish.first_token for wish in wishes],
+            keep=[1.0 if wish is None else wish.keep for wish in wishes],
+            seed=[0 if wish is None else wish.seed for wish in wishes],
+            prompt_columns=prompt_columns,
+            stop_tokens=self._stop_tokens,
+        )
 
     @cached_property
     def _stop_tokens(self) -> set[int]:
@@ -94,17 +109,18 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         ends = self.model.generation_config.eos_token_id
         return set(ends if isinstance(ends, list) else [ends])
 
-    def _check_counts(self, steering: Steering, answers: torch.Tensor) -> None:
+    def _check_counts(self, steering: Steering, wishes: Sequence[Wish | None], answers: torch.Tensor) -> None:
         """Every answer token but the last, which is never an input, must have been edited in every steered row."""
         stopped = torch.isin(answers, torch.tensor(sorted(self._stop_tokens), device=answers.device))
         lengths = torch.where(stopped.any(1), stopped.int().argmax(1), answers.shape[1] - 1).tolist()
-        for row, edited, expected in zip(steering.rows, steering.edited_tokens, lengths, strict=True):
+        for row, wish, edited, later in zip(steering.rows, wishes, steering.edited_tokens, lengths, strict=True):
+            expected = later + int(wish is not None and wish.first_token)
             if row is not None and len(row[0]) and edited != expected:
                 raise ModelError(f"steering failed: {edited} tokens of an answer were edited, expected {expected}")
         self.steered_tokens += sum(steering.edited_tokens)
 
     def _check_logits(
-        self, wishes: Sequence[Wish], rows: Sequence[Row], output: torch.Tensor, start: int, mask: torch.Tensor
+        self, wishes: Sequence[Wish | None], rows: Sequence[Row], output: torch.Tensor, start: int, mask: torch.Tensor
     ) -> None:
         """Read prompt and first answer token again, steered and not: the logits must differ. Once for each wish."""
         for index, (wish, row) in enumerate(zip(wishes, rows, strict=True)):
@@ -116,25 +132,23 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
             seen = torch.cat([mask[index : index + 1], mask.new_ones(1, 1)], dim=1)
             with torch.inference_mode():
                 plain = self.model(input_ids=tokens, attention_mask=seen, use_cache=False).logits[0, -1]
-                with steered(self.model, self._gates, [row], prompt_columns=start, stop_tokens=self._stop_tokens):
+                with self._steered([wish], [row], prompt_columns=start):
                     moved = self.model(input_ids=tokens, attention_mask=seen, use_cache=False).logits[0, -1]
             if torch.equal(plain, moved):
                 raise ModelError(
-                    f"steering changed nothing: {wish[0]} at strength {wish[1]:g} leaves the logits as they are; "
+                    f"steering changed nothing: {wish.intervention} at strength {wish.strength:g} leaves the logits as "
+                    "they are; "
                     "check that the intervention was fitted for this model"
                 )
             self._proven.add(wish)
 
 
-def _wish(request: Instance) -> Wish:
-    """What a request asks for besides its prompt."""
-    wanted = (request.args[1].get("extra_args") or {}).get("personalitybench") or {}
-    unknown = sorted(wanted.keys() - {"intervention", "strength"})
-    if unknown:
-        raise ConfigurationError(f"model type {STEERABLE!r} cannot serve {', '.join(unknown)}")
-    if "intervention" not in wanted:
-        return None
-    return str(wanted["intervention"]), float(wanted["strength"])
+def _wish(request: Instance) -> Wish | None:
+    """What a request asks for besides its prompt, if it asks to be steered."""
+    wish = Wish.parse(request.args[1].get("extra_args"))
+    if wish is not None and (wish.shard is not None or wish.answer_from is not None):
+        raise ConfigurationError(f"model type {STEERABLE!r} counts no activations: 'shard' is for vLLM's plug-in")
+    return wish if wish is not None and wish.intervention is not None else None
 
 
 def _without_wish(request: Instance) -> Instance:

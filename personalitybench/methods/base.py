@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from pydantic import BaseModel, ConfigDict
 
 from personalitybench import prompts
+from personalitybench.backends.engines import loading_identity
 from personalitybench.errors import ConfigurationError
 from personalitybench.files import content_hash, sha256_file
 from personalitybench.prompts import Wording
@@ -25,6 +26,9 @@ from personalitybench.traits import Target
 from personalitybench.validation import validate
 
 Need = Literal["adapter", "intervention"]
+
+PROVENANCE = "provenance.json"
+"""File of an artifact that says how it came to be (seconds, versions): for people, not part of its hash."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class Induction:
         description: What ``{personality}`` or ``{examples}`` stands for, if the template has it.
         adapter: Path of a LoRA artifact, if the method needs one.
         intervention: Path of an activation artifact, if the method needs one.
+        keep: Share of the intervention's additions that stay at each step, 1 for all.
+        seed: Of that draw.
+        first_token: Whether the last prompt token is steered too, and with it the first token of the answer.
     """
 
     method: str
@@ -48,6 +55,9 @@ class Induction:
     description: str | None = None
     adapter: str | None = None
     intervention: str | None = None
+    keep: float = 1.0
+    seed: int = 0
+    first_token: bool = False
 
     def render(self, question: str) -> str:
         """Write the user turn for a question."""
@@ -64,14 +74,26 @@ class Induction:
             "description": self.description,
             "adapter": self.adapter,
             "intervention": self.intervention,
+            "keep": self.keep,
+            "seed": self.seed,
+            "first_token": self.first_token,
         }
 
     @property
     def extra_args(self) -> dict[str, Any]:
-        """What a backend must do besides reading the prompt; empty for a prompting method."""
+        """What a backend must do besides reading the prompt; empty for a prompting method.
+
+        ``keep``, ``seed`` and ``first_token`` are there only where they change something.
+        """
         found = {"adapter": self.adapter, "intervention": self.intervention}
-        needed = {key: value for key, value in found.items() if value is not None}
-        return {**needed, "strength": self.strength} if needed else {}
+        needed: dict[str, Any] = {key: value for key, value in found.items() if value is not None}
+        if not needed:
+            return {}
+        needed["strength"] = self.strength
+        if self.keep != 1.0:
+            needed["keep"] = self.keep
+            needed |= {"seed": self.seed} if self.seed else {}
+        return needed | ({"first_token": True} if self.first_token else {})
 
 
 @dataclass(frozen=True)
@@ -107,10 +129,14 @@ class FitContext:
         model_revision: Which weights these are.
         source: Questions to identify with, and descriptions.
         wording: Templates of the protocol.
-        folder: Where the artifact goes. What a fit keeps for itself goes into ``work`` beside it; both may hold what
-            an interrupted fit left.
+        folder: Where the artifact goes. What a fit keeps for itself goes into :attr:`work` beside it; both may hold
+            what an interrupted fit left.
         seed: Seed of everything that is drawn.
-        model_args: Further arguments of lm-eval's transformers model, such as ``dtype``.
+        backend: lm-eval model type that the fitted model will answer under.
+        model_args: Its further arguments, such as ``dtype``.
+        device: Torch device, or None for the default.
+        shared: Where work is kept that other fits can use, each piece in a folder named by all that it depends on.
+            None: beside the artifact, for this fit alone.
         report: Told (what, done, total) as the work goes on.
     """
 
@@ -121,8 +147,45 @@ class FitContext:
     wording: Wording
     folder: Path
     seed: int = 0
+    backend: str = "hf"
     model_args: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
+    shared: Path | None = None
     report: Callable[[str, int, int], None] = lambda *_: None
+
+    @property
+    def work(self) -> Path:
+        """What a fit keeps for itself, to go on after a kill."""
+        return self.folder.parent / "work"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that a fit depends on besides the method."""
+        return fit_identity(
+            model={"name": self.model_name, "revision": self.model_revision},
+            backend=self.backend,
+            model_args=self.model_args,
+            drawn=MethodContext(self.wording, self.source, self.seed),
+        )
+
+
+def fit_identity(
+    *, model: Mapping[str, str], backend: str, model_args: Mapping[str, Any], drawn: MethodContext
+) -> dict[str, Any]:
+    """All that a fit depends on besides the method: weights and how they are loaded, data, wording, seed.
+
+    Args:
+        model: ``name`` and ``revision`` of the weights.
+        backend: lm-eval model type.
+        model_args: Its arguments; those that only say where the weights lie are left out.
+        drawn: Data, wording and seed.
+    """
+    return {
+        "model": {**model, **loading_identity(backend, model_args)},
+        "data": {"source": drawn.source.name, "revision": drawn.source.revision},
+        "wording": {"name": drawn.wording.name, "sha256": drawn.wording.sha256},
+        "seed": drawn.seed,
+    }
 
 
 @dataclass(frozen=True)
@@ -131,7 +194,8 @@ class Artifact:
 
     Attributes:
         folder: The folder.
-        sha256: Hash of the names and contents of its files, part of a row's identity.
+        sha256: Hash of the names and contents of its files, part of a row's identity. :data:`PROVENANCE` is left
+            out, so that fits that found the same are the same.
     """
 
     folder: Path
@@ -144,16 +208,26 @@ class Artifact:
         Raises:
             ConfigurationError: The folder holds nothing.
         """
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / PROVENANCE)
         if not files:
             raise ConfigurationError(f"artifact folder {folder} is missing or empty: fit the method first")
         return cls(folder, content_hash({str(path.relative_to(folder)): sha256_file(path) for path in files}))
 
 
 class MethodSettings(BaseModel):
-    """Base of a method's settings: a pydantic model in which an unknown name is an error."""
+    """Base of a method's settings: a pydantic model in which an unknown name is an error.
+
+    Attributes:
+        used_after_fit: Names of settings that act when the method is used and not when it is fitted, so that a change
+            in them needs no new fit.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    used_after_fit: ClassVar[frozenset[str]] = frozenset()
+
+    def for_fit(self) -> dict[str, Any]:
+        """The settings that a fit depends on, as plain JSON data."""
+        return self.model_dump(mode="json", exclude=set(self.used_after_fit))
 
 
 @runtime_checkable

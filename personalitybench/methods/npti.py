@@ -7,42 +7,164 @@ neurons at or below zero and raises its own by strength x a95 x f(delta) (§3.3)
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from personalitybench.activations.neurons import SelectionSettings
-from personalitybench.errors import ConfigurationError, MissingDependencyError
-from personalitybench.methods.base import Artifact, FitContext, Induction, MethodContext, MethodSettings, Need
+from personalitybench.errors import ConfigurationError, MissingDependencyError, StorageError
+from personalitybench.files import read_json
+from personalitybench.methods.base import (
+    PROVENANCE,
+    Artifact,
+    FitContext,
+    Induction,
+    MethodContext,
+    MethodSettings,
+    Need,
+)
+from personalitybench.methods.identification_settings import IdentificationSettings
 from personalitybench.questions import Question
 from personalitybench.traits import Target
 
-SELECTIONS = {
-    "own_pole": SelectionSettings(a95_from="own_pole"),
-    "released_code": SelectionSettings.released_code(),
+MANIFEST = "npti.json"
+
+# What a preset sets where the user sets nothing; the fields' own defaults are those of `paper`.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "own-pole": {"a95_from": "own-pole"},
+    "released-code": {
+        **SelectionSettings.released_code().model_dump(exclude_unset=True),
+        "token_rule": "released-code",
+        "bins": "released-code",
+        "clamp": "layers-of-own",
+        "keep": 0.9,
+    },
 }
 
 
-class NptiSettings(MethodSettings):
-    """Settings of ``npti``.
+class NptiSettings(IdentificationSettings, SelectionSettings):
+    """Settings of ``npti``, besides those of identification and selection.
 
     Attributes:
-        questions: Identification questions for each target, drawn balanced over facets; ``all`` takes every one.
-        max_tokens: New tokens of an identification answer.
-        repetition_penalty: Of the identification answers.
-        batch_size: Answers at a time.
+        selection: The preset, which sets all of the others (and those of :class:`SelectionSettings`) that are not set
+            by name. ``paper``: what the text says. ``released-code``: what the released scripts do. ``own-pole``: the
+            text, but with a95 from the answers under the pole's own descriptions, which saves the unprompted ones.
         shards: Parts of the questions that the jackknife error of each delta is made from.
-        selection: ``own_pole`` is the paper's rule (delta > 0.1) with a95 from the run under the pole's own
-            descriptions; ``released_code`` is what the released ``process_neuron.py`` does.
+        token_rule: Which tokens count.
+        bins: How a95 is read: 16 bins to a doubling, interpolated (``octaves``), or the left edge of a bin of 0.01
+            below 2.99 (``released-code``).
+        clamp: Where the opposite pole's neurons are held at or below zero: in ``all-layers``, or in the
+            ``layers-of-own`` neurons (the released script edits no other layer).
+        keep: Share of the additions that stay at each step (released script: a random 0.9).
+        first_token: Steer the last prompt token too, and with it the first token of the answer, which the paper's
+            code leaves unsteered.
     """
 
-    questions: int | Literal["all"] = 2000
-    max_tokens: int = Field(default=500, ge=2)
-    repetition_penalty: float = Field(default=1.1, gt=0)
-    batch_size: int = Field(default=32, ge=1)
+    used_after_fit: ClassVar[frozenset[str]] = frozenset({"keep", "first_token"})
+
+    selection: Literal["paper", "released-code", "own-pole"] = "paper"
     shards: int = Field(default=20, ge=2)
-    selection: Literal["own_pole", "released_code"] = "own_pole"
+    token_rule: Literal["answer", "released-code"] = "answer"  # noqa: S105 (a rule about tokens of text)
+    bins: Literal["octaves", "released-code"] = "octaves"
+    clamp: Literal["all-layers", "layers-of-own"] = "all-layers"
+    keep: float = Field(default=1.0, gt=0, le=1)
+    first_token: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {**PRESETS.get(str(value.get("selection")), {}), **value}
+
+    @classmethod
+    def paper(cls) -> Self:
+        """As the paper's text says."""
+        return cls(selection="paper")
+
+    @classmethod
+    def released_code(cls) -> Self:
+        """As the released scripts do."""
+        return cls(selection="released-code")
+
+
+class RunRecord(BaseModel):
+    """How much of a run was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    questions: int
+    tokens: int
+
+
+class TargetRecord(BaseModel):
+    """What was found for a target.
+
+    Attributes:
+        neurons: Neurons of the target; each is raised.
+        clamped: Neurons of the opposite pole that are held at or below zero.
+        median_error_of_delta: Median jackknife error of delta over the target's neurons; None where there is none, or
+            too few questions for an error.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    neurons: int
+    clamped: int
+    median_error_of_delta: float | None
+
+
+class NptiManifest(BaseModel):
+    """``npti.json``: what an artifact was made from and what was found. Equal fits have equal manifests.
+
+    Attributes:
+        format: Name and version of the format.
+        model: Name and revision of the weights, engine, and how it loaded them.
+        data: Source and revision of the questions and descriptions.
+        wording: Name and hash of the templates.
+        seed: Seed of the questions and descriptions that were drawn.
+        settings: Those that the fit depends on.
+        layers: Layers of the model.
+        neurons: Neurons of each.
+        runs: What was read, by target (and ``openness:unprompted`` and so on).
+        targets: What was found.
+        imported: Files that the neurons were read from where nothing was fitted: hash by name. Then ``settings`` are
+            those of the released code, as far as it is known how such files were made.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["personalitybench-npti/1"] = "personalitybench-npti/1"
+    model: dict[str, Any]
+    data: dict[str, str]
+    wording: dict[str, str]
+    seed: int
+    settings: dict[str, Any]
+    layers: int
+    neurons: int
+    runs: dict[str, RunRecord]
+    targets: dict[str, TargetRecord]
+    imported: dict[str, str] = {}
+
+    @classmethod
+    def read(cls, artifact: Path) -> NptiManifest:
+        """Read the manifest of an artifact.
+
+        Raises:
+            StorageError: The folder holds no finished fit of this method.
+        """
+        path = artifact / MANIFEST
+        if not path.is_file():
+            raise StorageError(f"{artifact} holds no finished fit of npti ({MANIFEST} is missing): fit again")
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise StorageError(f"{path} describes no fit of npti ({place}: {first['msg']}): fit again") from error
 
 
 class NeuronSteering:
@@ -55,15 +177,16 @@ class NeuronSteering:
     Settings: ClassVar[type[MethodSettings]] = NptiSettings
 
     def __init__(self, settings: NptiSettings, context: MethodContext) -> None:
-        self.settings: NptiSettings = settings
         self.context = context
+        self._fitted = None if context.artifact is None else NptiManifest.read(context.artifact.folder)
+        self.settings: NptiSettings = settings if self._fitted is None else _as_fitted(settings, self._fitted)
 
     def fit(self, context: FitContext) -> Artifact | None:
         """Identify the neurons of all ten targets; goes on where an interrupted fit stopped.
 
         Raises:
-            MissingDependencyError: torch or transformers is not installed.
-            NeedsNotMetError: The model has no gated MLP.
+            MissingDependencyError: torch or transformers (or vLLM) is not installed.
+            NeedsNotMetError: The model has no gated MLP, or the backend gives no access to it.
         """
         try:
             from personalitybench.methods import npti_fit  # noqa: PLC0415 (needs torch)
@@ -72,22 +195,105 @@ class NeuronSteering:
         npti_fit.fit(self.settings, context)
         return Artifact.open(context.folder)
 
+    def describe_fit(self, artifact: Artifact) -> list[dict[str, Any]]:
+        """One row for each target: what the fit found, from how much, in what time."""
+        manifest = NptiManifest.read(artifact.folder)
+        seconds = read_json(artifact.folder / PROVENANCE)["seconds"]
+        rows = []
+        for target, found in manifest.targets.items():
+            error = found.median_error_of_delta
+            rows.append(
+                {
+                    "target": target,
+                    "neurons": f"{found.neurons:,}",
+                    "questions": f"{manifest.runs[target].questions:,}",
+                    "tokens": f"{manifest.runs[target].tokens:,}",
+                    "error of δ": "–" if error is None else f"{error:.4f}",
+                    "generate s": f"{seconds[target]['generate']:.1f}",
+                    "read s": f"{seconds[target]['read']:.1f}",
+                }
+            )
+        return rows
+
     def induce(self, target: Target, strength: float | None, question: Question) -> Induction:  # noqa: ARG002
         """Ask plainly, and steer toward the target at the strength.
 
         Raises:
-            ConfigurationError: There is no strength, or the neurons were never identified.
+            ConfigurationError: There is no strength, no neuron was identified, or the artifact has none for this
+                target.
         """
         if strength is None:
             raise ConfigurationError(
                 "method 'npti' needs a strength: add 'strengths: [1.0]' (the paper's range: 0.6-1.5)"
             )
-        if self.context.artifact is None:
-            raise ConfigurationError("method 'npti' has no neurons for this model: run the stage 'fit' first")
-        folder = intervention_folder(self.context.artifact.folder, target)
-        return Induction("npti", target, strength, self.context.wording.plain, intervention=str(folder))
+        if self.context.artifact is None or self._fitted is None:
+            raise ConfigurationError(
+                "method 'npti' has no neurons for this model: run 'personalitybench fit npti --model ...', or the "
+                "stage 'fit' of its suite"
+            )
+        found = self._fitted.targets.get(str(target))
+        if found is None:
+            raise _no_target(self.context.artifact.folder, target, self._fitted)
+        if not found.neurons and not found.clamped:
+            raise ConfigurationError(
+                f"the fit in {self.context.artifact.folder} found no neuron for {target}, so nothing can be steered: "
+                "ask more questions, or lower the setting 'threshold'"
+            )
+        return Induction(
+            "npti",
+            target,
+            strength,
+            self.context.wording.plain,
+            intervention=str(intervention_folder(self.context.artifact.folder, target)),
+            keep=self.settings.keep,
+            seed=self.context.seed,
+            first_token=self.settings.first_token,
+        )
+
+
+def _no_target(artifact: Path, target: Target, fitted: NptiManifest) -> ConfigurationError:
+    there = ", ".join(fitted.targets) or "none at all"
+    return ConfigurationError(
+        f"artifact {artifact} has no intervention toward {target} (it has {there}): fit the method, or import the "
+        "neuron files of both poles of the trait"
+    )
+
+
+def imported_manifest(
+    model: Mapping[str, Any], shape: tuple[int, int], targets: dict[str, TargetRecord], files: dict[str, str]
+) -> NptiManifest:
+    """What stands beside interventions that were not fitted but made of neuron files.
+
+    Args:
+        model: Name and revision of the weights, where they are known.
+        shape: Layers of the model and neurons of each.
+        targets: What can be steered to.
+        files: Hash of each file by its name.
+    """
+    settings = NptiSettings(selection="released-code", questions="all", clamp="all-layers", keep=1.0)
+    return NptiManifest(
+        model=dict(model), data={}, wording={}, seed=0, settings=settings.for_fit(), layers=shape[0], neurons=shape[1],
+        runs={}, targets=targets, imported=files,
+    )  # fmt: skip
 
 
 def intervention_folder(artifact: Path, target: Target) -> Path:
     """Where an artifact keeps the intervention of a target."""
     return artifact / f"{target.trait}-{target.pole}"
+
+
+def _as_fitted(settings: NptiSettings, fitted: NptiManifest) -> NptiSettings:
+    """Settings that are true of an artifact: those of its fit, and what the user says about steering.
+
+    Raises:
+        ConfigurationError: The user set something else than the fit had.
+    """
+    given = settings.model_dump(mode="json", include=settings.model_fields_set)
+    for name in sorted(given.keys() & fitted.settings.keys()):
+        if given[name] != fitted.settings[name]:
+            raise ConfigurationError(
+                f"setting {name!r} of method 'npti' is {given[name]!r}, but the artifact was fitted with "
+                f"{fitted.settings[name]!r}: leave the setting out, or fit with it"
+            )
+    used = {name: given[name] for name in given.keys() & settings.used_after_fit}
+    return NptiSettings.model_validate({**fitted.settings, **used})

@@ -1,32 +1,39 @@
-"""The fit of ``npti``: answers, statistics, neurons, interventions, each kept so that a killed fit goes on.
+"""The fit of ``npti``: answers and statistics (shared with other fits), then neurons, then interventions.
 
 ::
 
-    work/<target>/answers.jsonl    token ids of the identification answers
-    work/<target>/statistics/      counts of every neuron
-    work/<target>/neurons/         the selected neurons
-    artifact/<target>/             the intervention toward the target
-    artifact/npti.json             how many neurons, from how many tokens
+    work/<target>/neurons/       the selected neurons
+    artifact/<target>/           the intervention toward the target
+    artifact/provenance.json     seconds and versions; not part of the artifact's hash
+    artifact/npti.json           what was found, and from what
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import shutil
 from typing import Any
 
 import numpy as np
 
-from personalitybench import prompts
-from personalitybench.activations.identification import Decoding, draw_questions, generate_answers, read_answers
 from personalitybench.activations.interventions import Intervention
 from personalitybench.activations.neurons import NeuronSet, select_neurons
-from personalitybench.activations.statistics import GateStatistics, StatisticsSource
-from personalitybench.backends.loading import has_chat_template, load_model, quiet_libraries
-from personalitybench.errors import ModelError
-from personalitybench.files import JsonLines, write_json
-from personalitybench.methods.base import FitContext, MethodContext
-from personalitybench.methods.npti import SELECTIONS, NptiSettings, intervention_folder
-from personalitybench.traits import TARGETS, TRAIT_NAMES, Pole, Target
+from personalitybench.activations.statistics import GateStatistics
+from personalitybench.activations.statistics_files import UNPROMPTED, StatisticsSource
+from personalitybench.backends.loading import quiet_libraries
+from personalitybench.errors import DataError
+from personalitybench.files import write_json
+from personalitybench.methods.base import PROVENANCE, FitContext
+from personalitybench.methods.identification import Identification, Reading
+from personalitybench.methods.npti import (
+    MANIFEST,
+    NptiManifest,
+    NptiSettings,
+    RunRecord,
+    TargetRecord,
+    intervention_folder,
+)
+from personalitybench.traits import TRAIT_NAMES, Pole, Target
+from personalitybench.versions import package_versions
 
 
 def fit(settings: NptiSettings, context: FitContext) -> None:
@@ -35,75 +42,109 @@ def fit(settings: NptiSettings, context: FitContext) -> None:
     Raises:
         PersonalityBenchError: The model cannot be loaded or has no gated MLP, or a file cannot be written.
     """
-    work = context.folder.parent / "work"
-    model: Any = None
-    for target in TARGETS:
-        folder = work / f"{target.trait}-{target.pole}"
-        if (folder / "statistics" / "manifest.json").is_file():
-            continue
-        if model is None:
-            with quiet_libraries():
-                model = load_model("hf", {"pretrained": context.model, **context.model_args}, settings.batch_size, None)
-            if not has_chat_template(model):
-                raise ModelError(f"{context.model} has no chat template: npti identifies with the turns of a chat")
-        _measure(settings, context, model, target, folder)
-    for trait in TRAIT_NAMES:
-        _select(settings, context, work, trait)
+    identification = Identification(settings, context)
+    reading = Reading(settings.token_rule, settings.bins, settings.shards)
+    with identification.lock(), quiet_libraries():
+        for trait in TRAIT_NAMES:
+            for run in _runs(settings, trait):
+                identification.measure(run, reading)
+        shutil.rmtree(context.folder, ignore_errors=True)  # of an interrupted fit, or an altered one
+        selection = _Selection(settings, context, identification, reading)
+        for trait in TRAIT_NAMES:
+            selection.select(trait)
+        selection.finish()
 
 
-def _measure(settings: NptiSettings, context: FitContext, model: Any, target: Target, folder: Path) -> None:
-    """Answers and statistics of one target."""
-    count = None if settings.questions == "all" else settings.questions
-    questions = draw_questions(context.source, target.trait, count, context.seed)
-    descriptions = context.source.descriptions[target]
-    draw = MethodContext(context.wording, context.source, context.seed).draw
-    asked = []
-    for question in questions:
-        description = descriptions[draw("identify", len(descriptions), target, question.id)]
-        turn = prompts.fill(context.wording.identify, personality=description, question=question.question)
-        asked.append((question.id, model.apply_chat_template([{"role": "user", "content": turn}])))
-    lines = JsonLines(folder / "answers.jsonl")
+def _runs(settings: NptiSettings, trait: str) -> list[str]:
+    """What is asked for a trait."""
+    original = [f"{trait}:{UNPROMPTED}"] if settings.a95_from == "original" else []
+    return [*(f"{trait}:{pole}" for pole in Pole), *original]
 
-    def report(what: str, done: int, total: int) -> None:
-        context.report(f"{target} {what}", done, total)
 
-    decoding = Decoding(settings.max_tokens, settings.repetition_penalty, settings.batch_size)
-    with quiet_libraries():
-        generate_answers(model.model, model.tokenizer, asked, decoding=decoding, lines=lines, report=report)
-        source = StatisticsSource(
-            model=context.model_name,
-            revision=context.model_revision,
-            target=str(target),
-            wording_sha256=context.wording.sha256,
-            data_revision=context.source.revision,
-            seeds={"questions": context.seed, "descriptions": context.seed},
-            token_rule="answer",  # noqa: S106 (a rule about tokens of text)
+class _Selection:
+    """Neurons and interventions of all traits, and what is put on record of them."""
+
+    def __init__(
+        self, settings: NptiSettings, context: FitContext, identification: Identification, reading: Reading
+    ) -> None:
+        self.settings = settings
+        self.context = context
+        self.identification = identification
+        self.reading = reading
+        self.shape = (0, 0)
+        self.about: dict[str, dict[str, Any]] = {}
+        self.runs: dict[str, RunRecord] = {}
+        self.targets: dict[str, TargetRecord] = {}
+
+    def select(self, trait: str) -> None:
+        """Neurons and interventions of both poles of a trait; holds the statistics of two runs at a time."""
+        original = None
+        if self.settings.a95_from == "original":
+            original = self._load(f"{trait}:{UNPROMPTED}").quantile()
+        high, low = (self._load(f"{trait}:{pole}") for pole in Pole)
+        chosen: dict[Pole, NeuronSet] = select_neurons(
+            high.probability(),
+            low.probability(),
+            high.quantile(),
+            low.quantile(),
+            self.settings,
+            a95_original=original,
         )
-        shards = min(settings.shards, len(asked))
-        statistics = read_answers(
-            model.model, lines, source, shards=shards, batch_size=settings.batch_size, report=report
+        self.shape = chosen[Pole.HIGH].shape
+        try:
+            errors = high.jackknife_error_of_difference(low)
+        except DataError:
+            errors = None  # too few questions: neurons can be selected, but nobody can say how sure they are
+        for pole, opposite in ((Pole.HIGH, Pole.LOW), (Pole.LOW, Pole.HIGH)):
+            self._write(Target(trait, pole), chosen[pole], chosen[opposite], errors)
+
+    def _load(self, run: str) -> GateStatistics:
+        found = self.identification.statistics(run, self.reading)
+        self.about[run] = _about(self.settings, found)
+        self.runs[run] = RunRecord(questions=sum(found.manifest.questions), tokens=int(found.tokens.sum()))
+        return found
+
+    def _write(self, target: Target, own: NeuronSet, opposite: NeuronSet, errors: Any) -> None:
+        name = f"{target.trait}-{target.pole}"
+        about = {
+            "target": str(target),
+            "model": self.context.model_name,
+            "revision": self.context.model_revision,
+        }
+        known = own if errors is None else own.with_error(errors)
+        known.save(self.context.work / name / "neurons", about=self.about[str(target)])
+        only = self.settings.clamp == "layers-of-own"
+        intervention = Intervention.from_neurons(own, opposite, only_layers_of_own=only)
+        intervention.save(intervention_folder(self.context.folder, target), about=about)
+        median = float(np.median(errors[own.layer, own.index])) if len(own) and errors is not None else None
+        self.targets[str(target)] = TargetRecord(
+            neurons=len(own),
+            clamped=len(intervention) - len(own),
+            median_error_of_delta=median,
         )
-    statistics.save(folder / "statistics")
+
+    def finish(self) -> None:
+        """Write what is on record; the manifest last, since its existence means that the artifact is complete."""
+        seconds = {run: self.identification.seconds(run, self.reading) for run in self.runs}
+        provenance = {"seconds": seconds, "versions": package_versions()}
+        write_json(self.context.folder / PROVENANCE, provenance)
+        manifest = NptiManifest(
+            **self.context.identity,
+            settings=self.settings.for_fit(),
+            layers=self.shape[0],
+            neurons=self.shape[1],
+            runs=self.runs,
+            targets=self.targets,
+        )
+        write_json(self.context.folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
-def _select(settings: NptiSettings, context: FitContext, work: Path, trait: str) -> None:
-    """Neurons and interventions of both poles of a trait."""
-    statistics = {pole: GateStatistics.load(work / f"{trait}-{pole}" / "statistics") for pole in Pole}
-    high, low = statistics[Pole.HIGH], statistics[Pole.LOW]
-    chosen: dict[Pole, NeuronSet] = select_neurons(
-        high.probability(), low.probability(), high.quantile(), low.quantile(), SELECTIONS[settings.selection]
-    )
-    errors = high.jackknife_error_of_difference(low)
-    for pole, opposite in ((Pole.HIGH, Pole.LOW), (Pole.LOW, Pole.HIGH)):
-        own = chosen[pole]
-        own.save(work / f"{trait}-{pole}" / "neurons", about={"target": f"{trait}:{pole}"})
-        folder = intervention_folder(context.folder, Target(trait, pole))
-        Intervention.from_neurons(own, chosen[opposite]).save(folder, about={"target": f"{trait}:{pole}"})
-    write_json(
-        context.folder / f"{trait}.json",
-        {
-            "neurons": {str(pole): len(neurons) for pole, neurons in chosen.items()},
-            "tokens": {str(pole): int(found.tokens.sum()) for pole, found in statistics.items()},
-            "median_error_of_delta": float(np.median(errors)),
-        },
-    )
+def _about(settings: NptiSettings, statistics: GateStatistics) -> dict[str, Any]:
+    """Where a neuron set comes from: model, data, how much was read, and how the fit was set."""
+    manifest = statistics.manifest
+    return {
+        **manifest.model_dump(mode="json", include=set(StatisticsSource.model_fields)),
+        "questions": sum(manifest.questions),
+        "tokens": sum(manifest.tokens),
+        "settings": settings.for_fit(),
+    }

@@ -5,7 +5,7 @@ Stages are repeatable: what is complete is passed over, what is half done goes o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from personalitybench.backends.loading import (
-    LOCAL_BACKENDS,
     has_chat_template,
     load_model,
     plan_batches,
@@ -24,29 +23,29 @@ from personalitybench.backends.loading import (
 )
 from personalitybench.backends.needs import CAPABILITIES, check_needs
 from personalitybench.errors import ModelError, StorageError
-from personalitybench.files import write_json
+from personalitybench.files import Sheet
 from personalitybench.judging import create_judge, verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
 from personalitybench.leaderboard.schema import Leaderboard, Provenance
-from personalitybench.methods import Artifact, FitContext, MethodContext, create_method
-from personalitybench.models import resolve_model
+from personalitybench.methods import Artifact, MethodContext, create_method
 from personalitybench.prompts import load_wording
 from personalitybench.questions import QuestionSource, shared_source
+from personalitybench.runs.fits import Fit
+from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.store import CallFolder, RunFolder, Sheet
+from personalitybench.runs.store import CallFolder, RunFolder
 from personalitybench.runs.suite import Call, ModelSpec, Suite
 from personalitybench.tasks import (
     PersonalityTask,
     judge_answers,
     judge_fingerprint,
-    package_versions,
     tasks_folder,
 )
 from personalitybench.traits import Target
+from personalitybench.versions import package_versions
 
 STAGES = ("fit", "generate", "judge", "score")
-_FITTED = "fitted.json"  # written last: its existence means that the fit is complete
 _JUDGED_AT_A_TIME = 8  # answers between two writes; a kill loses at most these
 
 
@@ -102,14 +101,12 @@ class Run:
     def fit(self) -> None:
         """Fit every method that fits anything, once for each model and seed."""
         for call in self.suite.calls():
-            folder = self._fit_folder(call)
-            if (folder / _FITTED).is_file():
+            if self._artifact(call) is not None or self._answered(call):
                 continue
-            method = create_method(call.method.name, call.method.settings, self._context(call.seed))
+            location = str(self._model_arguments(call.model).get("pretrained", call.model.name))
             with self.progress.stage("fit", call.method.name, total=1, done=0, unit="steps") as stage:
-                artifact = method.fit(self._fit_context(call, folder, stage.show))
-                if artifact is not None:
-                    write_json(folder / _FITTED, {"sha256": artifact.sha256})
+                self._fit(call).make(location, device=call.model.device, report=stage.show)
+            self._artifact(call)
 
     def generate(self) -> None:
         """Ask every question that has no answer yet."""
@@ -172,31 +169,23 @@ class Run:
     def _context(self, seed: int) -> MethodContext:
         return MethodContext(load_wording(self.suite.protocol.prompts), self._source(), seed)
 
-    def _fit_context(self, call: Call, folder: Path, report: Callable[[str, int, int], None]) -> FitContext:
-        arguments = self._model_arguments(call.model)
-        model = model_record(call.model.backend, arguments, self._commit(call.model))
-        return FitContext(
-            model=str(arguments.get("pretrained", call.model.name)),
-            model_name=model["name"],
-            model_revision=model["revision"],
-            source=self._source(),
-            wording=load_wording(self.suite.protocol.prompts),
-            folder=folder / "artifact",
-            seed=call.seed,
-            model_args={key: value for key, value in arguments.items() if key != "pretrained"},
-            report=report,
-        )
-
-    def _fit_folder(self, call: Call) -> Path:
-        """One folder for all strengths and targets: a fit depends on none of them, but on how the model is loaded."""
-        plan = self._plan(call)
-        fitted = {key: plan[key] for key in ("model", "questions", "wording")} | {"args": call.model.args}
-        method = {"name": call.method.name, "settings": call.method.settings, "seed": call.seed}
-        return self.store.fit(call.method.name, {**fitted, "method": method})
+    def _fit(self, call: Call) -> Fit:
+        """The fit of a call's method: one for all strengths and targets."""
+        spec = call.model
+        method = create_method(call.method.name, call.method.settings, self._context(call.seed))
+        return Fit(call.method.name, method, self._model_record(spec), spec.backend, fit_arguments(spec))
 
     def _artifact(self, call: Call) -> Artifact | None:
-        folder = self._fit_folder(call)
-        return Artifact.open(folder / "artifact") if (folder / _FITTED).is_file() else None
+        """What the fit of a call's method left, noted in the run's folder; None if it was not made or fits nothing."""
+        fit = self._fit(call)
+        artifact = fit.artifact()
+        if artifact is not None:
+            fit.note(self.store.fits, artifact)
+        return artifact
+
+    def _answered(self, call: Call) -> bool:
+        folder = self._call_folder(call)
+        return all(folder.answers(target).complete for target in self.targets)
 
     def _tasks(self, call: Call) -> dict[Target, PersonalityTask]:
         """The lm-eval tasks of a call, as ``lm_eval --metadata`` would build them."""
@@ -286,8 +275,10 @@ class Run:
             yield Cell(record["model"], record["settings"], judge, target, judged, made)
 
     def _call_folder(self, call: Call) -> CallFolder:
-        artifact = self._artifact(call)
-        return self.store.call(call.label, {**self._plan(call), "artifact": artifact.sha256 if artifact else None})
+        noted = self._fit(call).noted(self.store.fits)
+        if noted is None and (artifact := self._artifact(call)) is not None:
+            noted = artifact.sha256
+        return self.store.call(call.label, {**self._plan(call), "artifact": noted})
 
     def _plan(self, call: Call) -> dict[str, Any]:
         """All that decides a call's answers and is known before a model is loaded."""
@@ -326,16 +317,9 @@ class Run:
         """Arguments for lm-eval's model class, the model's name resolved."""
         key = spec.model_dump_json()
         if key not in self._arguments:
-            arguments = dict(spec.args)
-            if spec.backend in LOCAL_BACKENDS:
-                resolved = resolve_model(spec.name, spec.revision)
-                arguments = {"pretrained": resolved.location, **arguments}
-                if spec.revision:
-                    arguments["revision"] = spec.revision
-                self._commits[key] = resolved.identity.revision
-            elif spec.backend != "dummy":
-                arguments = {"model": spec.name, **arguments}
-            self._arguments[key] = arguments
+            self._arguments[key], commit = resolve_arguments(spec)
+            if commit is not None:
+                self._commits[key] = commit
         return self._arguments[key]
 
     def _commit(self, spec: ModelSpec) -> str | None:

@@ -3,14 +3,15 @@
 ::
 
     <run>/suite.yaml                                      what was run
-    <run>/fits/<method>-<hash>/                           what a method's fit left
+    <run>/fits/<method>-<hash>.json                       which artifact a method's fit left
     <run>/calls/<label>-<hash>/call.json                  identity of the settings, provenance
     <run>/calls/<label>-<hash>/<target>/answers.jsonl     one line an answer
     <run>/calls/<label>-<hash>/<target>/answers.json      manifest: count and hash
     <run>/calls/<label>-<hash>/<target>/<judge>-<hash>.jsonl   one line an answer, its two verdicts
     <run>/calls/<label>-<hash>/<target>/<judge>-<hash>.json    manifest
 
-A folder's hash is that of its identity, so changed settings never meet old answers.
+A folder's hash is that of its identity, so changed settings never meet old answers. Artifacts lie in the user's cache
+(:mod:`personalitybench.runs.fits`); which one it was is noted here, so that a run is judged and scored without them.
 """
 
 from __future__ import annotations
@@ -20,48 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from personalitybench.errors import StorageError
-from personalitybench.files import JsonLines, content_hash, read_json, sha256_file, write_json
+from personalitybench.files import Sheet, content_hash, read_json, write_json
 from personalitybench.traits import Target
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A file of JSON lines with a manifest beside it that is written when the file is complete."""
-
-    path: Path
-
-    @property
-    def lines(self) -> JsonLines:
-        """The lines."""
-        return JsonLines(self.path)
-
-    @property
-    def manifest(self) -> Path:
-        """The manifest."""
-        return self.path.with_suffix(".json")
-
-    @property
-    def complete(self) -> bool:
-        """Whether the manifest is there.
-
-        Raises:
-            StorageError: The lines are not those that the manifest was written for.
-        """
-        if not self.manifest.is_file():
-            return False
-        recorded = read_json(self.manifest)
-        if not self.path.is_file() or sha256_file(self.path) != recorded.get("sha256"):
-            raise StorageError(
-                f"{self.path} was altered after it was complete: restore it, or delete it and {self.manifest.name} "
-                "to make it again"
-            )
-        return True
-
-    def finish(self, **about: Any) -> None:
-        """Write the manifest."""
-        count = sum(1 for _ in self.lines.read())
-        write_json(self.manifest, {"lines": count, "sha256": sha256_file(self.path), **about})
 
 
 @dataclass(frozen=True)
@@ -104,6 +65,11 @@ class RunFolder:
 
     folder: Path
 
+    @property
+    def fits(self) -> Path:
+        """Where the artifacts that are used are noted."""
+        return self.folder / "fits"
+
     def call(self, label: str, identity: Mapping[str, Any]) -> CallFolder:
         """Folder of a call, named by its identity."""
         return CallFolder(self.folder / "calls" / f"{label}-{content_hash(dict(identity))[:12]}")
@@ -112,7 +78,3 @@ class RunFolder:
         """All calls that were started."""
         for path in sorted((self.folder / "calls").glob("*/call.json")):
             yield CallFolder(path.parent)
-
-    def fit(self, method: str, identity: Mapping[str, Any]) -> Path:
-        """Folder of a fit, named by its identity."""
-        return self.folder / "fits" / f"{method.replace('/', '_')}-{content_hash(dict(identity))[:12]}"

@@ -62,7 +62,7 @@ def save_tokenizer(folder: Path) -> None:
     )
     tokenizer.train_from_iterator(_TEXT, trainer)
     marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=1024, **marks)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=4096, **marks)
     fast.chat_template = _TEMPLATE
     fast.save_pretrained(folder)
 
@@ -94,7 +94,7 @@ def config_of(family: str, **more: Any) -> PreTrainedConfig:
         "num_hidden_layers": LAYERS,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
+        "max_position_embeddings": 4096,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
         "pad_token_id": EOS,

@@ -23,6 +23,7 @@ from personalitybench import __version__
 from personalitybench.activations.bins import Bins
 from personalitybench.activations.layouts import require_known_family
 from personalitybench.activations.statistics import StatisticsBuilder
+from personalitybench.backends.vllm.engine import LOAD_FORMAT
 from personalitybench.backends.vllm.gates import find_places, replace_activations, take_turn
 from personalitybench.backends.vllm.router import Router
 from personalitybench.backends.vllm.seams import GateControl, install_seams
@@ -30,8 +31,6 @@ from personalitybench.backends.vllm.state import GateState
 from personalitybench.backends.vllm.versions import check_version, vllm_version
 from personalitybench.errors import NeedsNotMetError
 from personalitybench.validation import validate
-
-LOAD_FORMAT = "personalitybench"
 
 
 class CountingOptions(BaseModel):
@@ -121,7 +120,8 @@ class GateModelLoader(BaseModelLoader):  # type: ignore[misc]  # vLLM is not ins
         layers, neurons = int(text.num_hidden_layers), int(text.intermediate_size)
         local = neurons // parallel
         device = next(model.parameters()).device
-        places = find_places(model, layers, local)
+        language_model = getattr(model, "get_language_model", None)  # of a model that also sees images
+        places = find_places(language_model() if callable(language_model) else model, layers, local)
         with torch.device(device):
             counting = options.statistics
             state = GateState(
@@ -148,6 +148,7 @@ def _refuse_features(vllm_config: VllmConfig) -> None:
     parallel = vllm_config.parallel_config
     refused: dict[str, Any] = {
         "speculative decoding": vllm_config.speculative_config is not None,
+        "data parallelism": parallel.data_parallel_size > 1,
         "pipeline parallelism": parallel.pipeline_parallel_size > 1,
         "context parallelism": parallel.decode_context_parallel_size * parallel.prefill_context_parallel_size > 1,
         "micro-batches (DBO)": parallel.use_ubatching,

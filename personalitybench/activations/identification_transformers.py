@@ -1,0 +1,258 @@
+"""Identification on transformers: the reference of what an identification engine answers and counts.
+
+Comes between :mod:`personalitybench.activations.identification`, whose protocol it follows, and
+:mod:`personalitybench.activations.statistics`, which counts. It takes a loaded model;
+:func:`personalitybench.backends.engines.open_engine` loads one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from personalitybench.activations.bins import Bins
+from personalitybench.activations.identification import (
+    Decoding,
+    Report,
+    answers_to_read,
+    batches,
+    part_of,
+    questions_by_part,
+)
+from personalitybench.activations.layouts import Gates, captured, find_gates
+from personalitybench.activations.statistics import GateStatistics, StatisticsBuilder, StatisticsSource
+from personalitybench.activations.token_rules import token_mask
+from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError
+from personalitybench.files import JsonLines
+
+
+class TransformersEngine:
+    """Answers and reads with a transformers model.
+
+    Args:
+        model: A causal language model.
+        tokenizer: Its tokenizer.
+        batch_size: Answers that are read at a time.
+        template: Writes a user turn as a prompt; by default the tokenizer's chat template does.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, batch_size: int, template: Callable[[str], str] | None = None
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self._template = template
+        ends = getattr(model.generation_config, "eos_token_id", None)
+        found = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id}
+        self._stops = sorted(int(token) for token in found if token is not None)
+
+    def chat_prompt(self, turn: str) -> str:
+        """See :meth:`IdentificationEngine.chat_prompt`."""
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            raise ModelError(
+                f"{self.model.name_or_path} has no chat template: identification asks with the turns of a chat, so "
+                "name a model that was tuned for chats"
+            )
+        if self._template is not None:
+            return self._template(turn)
+        chat = [{"role": "user", "content": turn}]
+        return str(self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+
+    def generate(
+        self, prompts: Sequence[tuple[str, str]], *, decoding: Decoding, lines: JsonLines, report: Report
+    ) -> None:
+        """See :meth:`IdentificationEngine.generate`.
+
+        The order of the prompts decides the batches. In low precision an answer depends on its batch mates, so a
+        batch that was cut is generated again as a whole.
+        """
+        done = {row["id"] for row in lines.read()}
+        for batch in batches(prompts, decoding.batch_size):
+            if all(identity in done for identity, _ in batch):
+                continue
+            rows = [row for row in self._answer(batch, decoding) if row["id"] not in done]
+            lines.append(rows)
+            done.update(row["id"] for row in rows)
+            report("answers", len(done), len(prompts))
+
+    def read(
+        self, lines: JsonLines, source: StatisticsSource, *, shards: int, report: Report, bins: Bins | None = None
+    ) -> GateStatistics:
+        """See :meth:`IdentificationEngine.read`."""
+        rows = answers_to_read(lines)
+        gates, builder = self._builder(shards, bins)
+        finished = 0
+        for batch in batches(rows, self.batch_size):
+            self._read(batch, source, shards, gates, builder)
+            finished += len(batch)
+            report("statistics", finished, len(rows))
+        return builder.build(source, questions_by_part([row["id"] for row in rows], shards))
+
+    def generate_counting(
+        self,
+        prompts: Sequence[tuple[str, str]],
+        *,
+        decoding: Decoding,
+        lines: JsonLines,
+        source: StatisticsSource,
+        shards: int,
+        report: Report,
+        bins: Bins | None = None,
+    ) -> GateStatistics:
+        """Answer prompts and count in the same pass, as the released script does: for parity, not for speed.
+
+        Counted are the decode steps alone, and of those the rows that have not finished: the same positions that
+        :meth:`read` counts. What a step computes from its cache may differ from the teacher-forced reading in the
+        last bits, so a gate within those bits of zero may be counted by one and not by the other.
+
+        Args:
+            prompts: As for :meth:`generate`.
+            decoding: How to draw.
+            lines: Receives the answers; must hold none, since of those nothing would be counted.
+            source: What is run, for the manifest.
+            shards: Parts for the jackknife.
+            report: Told (what, done, total).
+            bins: Bins of the histogram.
+
+        Raises:
+            ConfigurationError: There are answers already.
+            NeedsNotMetError: The model has no gates, or brings more than one token at a decode step.
+        """
+        if next(lines.read(), None) is not None:
+            raise ConfigurationError(
+                f"{lines.path} holds answers whose steps were not counted: counting while generating cannot resume, so "
+                "name another file"
+            )
+        gates, builder = self._builder(shards, bins)
+        finished = 0
+        for batch in batches(prompts, decoding.batch_size):
+            parts = torch.tensor([part_of(identity, shards) for identity, _ in batch], device=self.model.device)
+            with _counting(self.model, gates, builder, parts, self._stops):
+                rows = self._answer(batch, decoding)
+            lines.append(rows)
+            finished += len(rows)
+            report("answers and statistics", finished, len(prompts))
+        return builder.build(source, questions_by_part([identity for identity, _ in prompts], shards))
+
+    def _builder(self, shards: int, bins: Bins | None) -> tuple[Gates, StatisticsBuilder]:
+        gates = find_gates(self.model)
+        return gates, StatisticsBuilder(gates.layers, gates.neurons, shards, bins, device=self.model.device)
+
+    def _answer(self, batch: Sequence[tuple[str, str]], decoding: Decoding) -> list[dict[str, Any]]:
+        """Answer a batch of prompts; gives the lines to keep."""
+        encoded = self.tokenizer(
+            [text for _, text in batch],
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+        ).to(self.model.device)
+        with torch.inference_mode():
+            output = self.model.generate(
+                **encoded,
+                max_new_tokens=decoding.max_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                repetition_penalty=decoding.repetition_penalty,
+                eos_token_id=self._stops or None,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        prompts, seen = encoded["input_ids"], encoded["attention_mask"].bool()
+        rows = []
+        for place, (identity, _) in enumerate(batch):
+            answer = self._until_end(output[place, prompts.shape[1] :].tolist())
+            rows.append(
+                {
+                    "id": identity,
+                    "prompt_tokens": prompts[place][seen[place]].tolist(),
+                    "answer_tokens": answer,
+                    "answer": self.tokenizer.decode(answer, skip_special_tokens=True),
+                }
+            )
+        return rows
+
+    def _read(
+        self,
+        batch: Sequence[dict[str, Any]],
+        source: StatisticsSource,
+        shards: int,
+        gates: Gates,
+        builder: StatisticsBuilder,
+    ) -> None:
+        """Read a batch of answers, padded on the right, and count."""
+        device = self.model.device
+        tokens = [row["prompt_tokens"] + row["answer_tokens"] for row in batch]
+        width = max(map(len, tokens))
+        ids = torch.zeros((len(batch), width), dtype=torch.int64)
+        mask = torch.zeros((len(batch), width), dtype=torch.int64)
+        for place, one in enumerate(tokens):
+            ids[place, : len(one)] = torch.tensor(one)
+            mask[place, : len(one)] = 1
+        counted = token_mask(
+            mask,
+            torch.tensor([len(row["prompt_tokens"]) for row in batch]),
+            torch.tensor([len(row["answer_tokens"]) for row in batch]),
+            source.token_rule,
+        ).to(device)
+        shard = torch.tensor([part_of(row["id"], shards) for row in batch], device=device)
+        shard_of_token = shard.unsqueeze(1).expand(-1, width)[counted]
+
+        def visit(layer: int, activation: Tensor) -> None:
+            builder.add(layer, activation[counted], shard_of_token)
+
+        with torch.inference_mode(), captured(gates, visit):
+            self.model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, logits_to_keep=1)
+
+    def _until_end(self, tokens: list[int]) -> list[int]:
+        """An answer up to and with its first end token; the rest of the row is padding."""
+        for place, token in enumerate(tokens):
+            if token in self._stops:
+                return tokens[: place + 1]
+        return tokens
+
+
+@contextmanager
+def _counting(
+    model: Any, gates: Gates, builder: StatisticsBuilder, parts: Tensor, stops: Sequence[int]
+) -> Iterator[None]:
+    """Count the decode steps of one ``generate()``: the first call of the model is the prefill, the others are steps.
+
+    A row has finished once an end token is among its inputs: that one is the last token of its answer, which a batch
+    of one would never be given.
+    """
+    ends = torch.tensor(list(stops), dtype=torch.int64, device=parts.device)
+    finished = torch.zeros(len(parts), dtype=torch.bool, device=parts.device)
+    live: Tensor | None = None
+    calls = 0
+
+    def before(_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal calls, live
+        calls += 1
+        if calls == 1:
+            return
+        inputs = kwargs.get("input_ids", args[0] if args else None)
+        if inputs is None or inputs.shape != (len(parts), 1):
+            raise NeedsNotMetError(
+                f"a decode step brought {None if inputs is None else list(inputs.shape)} tokens where [{len(parts)}, "
+                "1] were expected: count by reading the answers instead"
+            )
+        finished.logical_or_(torch.isin(inputs[:, 0], ends))
+        live = ~finished
+
+    def visit(layer: int, activation: Tensor) -> None:
+        if live is not None:
+            builder.add(layer, activation[live, 0], parts[live])
+
+    handle = model.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        with captured(gates, visit):
+            yield
+    finally:
+        handle.remove()

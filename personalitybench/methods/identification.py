@@ -1,0 +1,260 @@
+"""Answers to identification questions and their statistics, kept by what they depend on, so that fits share them.
+
+A fit asks for what it needs; what is there already is not done again. The answers depend on the model, the data, the
+wording, the seed and the decoding, and so does the name of their folder; how they are read and what is selected from
+the readings does not matter to them::
+
+    <shared>/identifications/<hash>/identity.json                   what the answers depend on
+    <shared>/identifications/<hash>/<run>/answers.jsonl             one line an answer
+    <shared>/identifications/<hash>/<run>/answers.json              manifest: count and hash; the answers are complete
+    <shared>/identifications/<hash>/<run>/statistics/<reading>/     counts of every neuron, one folder a way to read
+    <shared>/identifications/<hash>/<run>/seconds.jsonl             how long each session took
+
+A run is a target (``openness-high``) or the questions of a trait asked plainly (``openness-unprompted``). A line of
+answers has ``id``, ``question``, ``description`` (null where there was none), ``prompt_tokens``, ``answer_tokens``,
+``answer``: what a neuron is found in, and what an adapter can be trained on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from personalitybench import prompts
+from personalitybench.activations.bins import Bins
+from personalitybench.activations.identification import Decoding, IdentificationEngine, Report, draw_questions
+from personalitybench.activations.statistics import GateStatistics, StatisticsSource, TokenRule
+from personalitybench.activations.statistics_files import UNPROMPTED
+from personalitybench.backends.engines import open_engine
+from personalitybench.errors import ConfigurationError
+from personalitybench.files import JsonLines, Sheet, content_hash, locked, read_json, write_json
+from personalitybench.methods.base import FitContext, MethodContext
+from personalitybench.methods.identification_settings import IdentificationSettings
+from personalitybench.questions import Question
+from personalitybench.traits import Target
+
+FORMAT = 1
+"""Raised when the same identity no longer gives the same answers."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A way to read answers.
+
+    Attributes:
+        token_rule: Which tokens count.
+        bins: Bins of the histogram, by the name that the folder gets.
+        shards: Parts of the questions for the jackknife; fewer where there are fewer questions.
+    """
+
+    token_rule: TokenRule
+    bins: str
+    shards: int
+
+    @property
+    def name(self) -> str:
+        """Name of the folder of its statistics."""
+        return f"{self.token_rule}-{self.bins}-{self.shards}"
+
+
+BINS: dict[str, Bins] = {"octaves": Bins.default(), "released-code": Bins.paper_code()}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An identification question as it is asked.
+
+    Attributes:
+        question: The question.
+        description: Under which persona, or None.
+        turn: The user turn.
+    """
+
+    question: Question
+    description: str | None
+    turn: str
+
+
+class AnswerLines(JsonLines):
+    """Lines of answers, to which question and description are added as they are written."""
+
+    def __init__(self, path: Path, asked: Iterable[Asked] = ()) -> None:
+        super().__init__(path)
+        self._about = {one.question.id: one for one in asked}
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """See :meth:`JsonLines.append`."""
+        about = ((row, self._about[row["id"]]) for row in rows)
+        super().append(
+            {"id": row["id"], "question": one.question.question, "description": one.description, **row}
+            for row, one in about
+        )
+
+
+class Identification:
+    """The identification of a model: opened once in a fit, under :meth:`lock`.
+
+    Args:
+        settings: How questions are answered.
+        context: Model, data, wording, seed, and where to work.
+    """
+
+    def __init__(self, settings: IdentificationSettings, context: FitContext) -> None:
+        self.settings = settings
+        self.context = context
+        shared = context.shared or context.folder.parent
+        self.folder = shared / "identifications" / content_hash(self.identity)[:12]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the answers depend on."""
+        chosen = {name: getattr(self.settings, name) for name in IdentificationSettings.model_fields}
+        return {"format": FORMAT, **self.context.identity, "settings": chosen}
+
+    @cached_property
+    def _engine(self) -> IdentificationEngine:
+        """Loaded when it is first needed, which may be never."""
+        context = self.context
+        return open_engine(context.backend, context.model, context.model_args, self.settings.batch_size, context.device)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep a second process out.
+
+        Raises:
+            StorageError: Another process is identifying the same, for whichever method.
+        """
+        with locked(self.folder, f"answering identification questions of {self.context.model_name}"):
+            if not (self.folder / "identity.json").is_file():
+                write_json(self.folder / "identity.json", self.identity)
+            yield
+
+    def answers(self, run: str) -> Sheet:
+        """Answers of a run; those that are missing are generated.
+
+        Args:
+            run: ``openness:high``, or ``openness:unprompted``.
+
+        Raises:
+            PersonalityBenchError: The model cannot be loaded or has no chat template, or a file cannot be written.
+        """
+        sheet = Sheet(self._run_folder(run) / "answers.jsonl")
+        if not sheet.complete:
+            asked = self._asked(run)
+            settings = self.settings
+            decoding = Decoding(settings.max_tokens, settings.repetition_penalty, settings.batch_size)
+            with self._timed(run, "generate"):
+                self._engine.generate(
+                    [(one.question.id, self._engine.chat_prompt(one.turn)) for one in asked],
+                    decoding=decoding,
+                    lines=AnswerLines(sheet.path, asked),
+                    report=self._report(run),
+                )
+            sheet.finish()
+        return sheet
+
+    def measure(self, run: str, reading: Reading) -> None:
+        """Read the answers of a run, unless their statistics are there.
+
+        Raises:
+            PersonalityBenchError: As for :meth:`answers`; or the model has no gated MLP.
+        """
+        folder = self._statistics_folder(run, reading)
+        if (folder / "manifest.json").is_file():
+            return
+        answers = self.answers(run)
+        with self._timed(run, f"read {reading.name}"):
+            statistics = self._engine.read(
+                answers.lines,
+                self._source(run, reading),
+                shards=min(reading.shards, read_json(answers.manifest)["lines"]),
+                report=self._report(run),
+                bins=BINS[reading.bins],
+            )
+            statistics.save(folder)
+
+    def statistics(self, run: str, reading: Reading) -> GateStatistics:
+        """Statistics of a run that was measured.
+
+        Raises:
+            StorageError: They are missing, truncated or altered.
+            ConfigurationError: They are of another model, revision, wording, data, seed or way to read.
+        """
+        folder = self._statistics_folder(run, reading)
+        found = GateStatistics.load(folder)
+        wanted = self._source(run, reading)
+        pairs = [(name, getattr(found.manifest, name), getattr(wanted, name)) for name in StatisticsSource.model_fields]
+        for name, given, own in [*pairs, ("bins", found.manifest.bins, BINS[reading.bins])]:
+            if given != own:
+                raise ConfigurationError(
+                    f"{folder} holds statistics whose {name} is {given!r} where this fit's is {own!r}: they came from "
+                    "elsewhere; delete the folder and the answers are read again"
+                )
+        return found
+
+    def seconds(self, run: str, reading: Reading) -> dict[str, float]:
+        """How long a run took: ``generate`` and ``read``, over all sessions that ended other than by a kill."""
+        spent: dict[str, float] = defaultdict(float)
+        for row in JsonLines(self._run_folder(run) / "seconds.jsonl").read():
+            spent[row["step"]] += row["seconds"]
+        return {"generate": round(spent["generate"], 2), "read": round(spent[f"read {reading.name}"], 2)}
+
+    def _asked(self, run: str) -> list[Asked]:
+        """The questions of a run, in the order in which they are asked."""
+        context = self.context
+        trait, _, condition = run.partition(":")
+        count = None if self.settings.questions == "all" else self.settings.questions
+        questions = draw_questions(context.source, trait, count, context.seed)
+        if condition == UNPROMPTED:
+            plain = context.wording.plain
+            return [Asked(one, None, prompts.fill(plain, question=one.question)) for one in questions]
+        target = Target.parse(run)
+        texts = context.source.descriptions[target]
+        draw = MethodContext(context.wording, context.source, context.seed).draw
+        asked = []
+        for one in questions:
+            text = texts[draw("identify", len(texts), target, one.id)]
+            turn = prompts.fill(context.wording.identify, personality=text, question=one.question)
+            asked.append(Asked(one, text, turn))
+        return asked
+
+    def _source(self, run: str, reading: Reading) -> StatisticsSource:
+        context = self.context
+        return StatisticsSource(
+            model=context.model_name,
+            revision=context.model_revision,
+            target=run,
+            wording_sha256=context.wording.sha256,
+            data_revision=context.source.revision,
+            seeds={"questions": context.seed, "descriptions": context.seed},
+            token_rule=reading.token_rule,
+        )
+
+    def _run_folder(self, run: str) -> Path:
+        return self.folder / run.replace(":", "-")
+
+    def _statistics_folder(self, run: str, reading: Reading) -> Path:
+        return self._run_folder(run) / "statistics" / reading.name
+
+    def _report(self, run: str) -> Report:
+        def report(what: str, done: int, total: int) -> None:
+            self.context.report(f"{run} {what}", done, total)
+
+        return report
+
+    @contextmanager
+    def _timed(self, run: str, step: str) -> Iterator[None]:
+        """Keep how long a step took, also where it was interrupted; loading the model does not count."""
+        _ = self._engine
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = {"step": step, "seconds": round(time.monotonic() - started, 3)}
+            JsonLines(self._run_folder(run) / "seconds.jsonl").append([seconds])

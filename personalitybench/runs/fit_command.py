@@ -1,0 +1,142 @@
+"""``personalitybench fit``: one method, one model, and at the end what was found, where it lies and how to use it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from personalitybench.errors import ConfigurationError
+from personalitybench.leaderboard.lm_eval_results import model_record
+from personalitybench.methods import Artifact, InductionMethod, MethodContext, create_method
+from personalitybench.prompts import load_wording
+from personalitybench.questions import shared_source
+from personalitybench.runs.fits import Fit
+from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
+from personalitybench.runs.progress import RunProgress
+from personalitybench.runs.suite import ModelSpec
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What the command was asked for.
+
+    Attributes:
+        method: Registered name of the method.
+        model: Local folder, hub name, or ``demo``.
+        backend: lm-eval model type.
+        model_args: Its arguments as ``name=value,name=value``.
+        revision: Hub revision.
+        device: Torch device, or None for the default.
+        settings: Settings of the method, each as ``name=value``; the value is YAML.
+        source: ``sample`` or ``official`` questions.
+        data_dir: Local copy of the official ones.
+        prompts: ``project`` or ``official`` wording.
+        seed: Seed of everything that is drawn.
+    """
+
+    method: str
+    model: str
+    backend: str = "hf"
+    model_args: str = ""
+    revision: str | None = None
+    device: str | None = None
+    settings: Sequence[str] = ()
+    source: str = "sample"
+    data_dir: Path | None = None
+    prompts: str = "project"
+    seed: int = 0
+
+
+def fit_method(options: FitOptions, console: Console) -> Artifact | None:
+    """Fit, or find that it was done.
+
+    Args:
+        options: What to fit.
+        console: Where progress and the table go.
+
+    Returns:
+        The artifact; None if the method fits nothing.
+
+    Raises:
+        PersonalityBenchError: Something is wrong; what was done is kept.
+    """
+    source = shared_source(options.source, None if options.data_dir is None else str(options.data_dir))
+    context = MethodContext(load_wording(options.prompts), source, options.seed)
+    method = create_method(options.method, parse_pairs(options.settings, "--set"), context)
+    spec = ModelSpec(
+        name=options.model,
+        backend=options.backend,
+        args=parse_pairs([part for part in options.model_args.split(",") if part], "--model-args"),
+        revision=options.revision,
+        device=options.device,
+    )
+    arguments, commit = resolve_arguments(spec)
+    record = model_record(spec.backend, arguments, commit)
+    fit = Fit(options.method, method, record, spec.backend, fit_arguments(spec))
+    artifact = fit.artifact()
+    if artifact is None:
+        location = str(arguments.get("pretrained", spec.name))
+        with (
+            RunProgress(console) as progress,
+            progress.stage("fit", options.method, total=1, done=0, unit="steps") as stage,
+        ):
+            artifact = fit.make(location, device=spec.device, report=stage.show)
+    if artifact is None:
+        console.print(f"method {options.method!r} fits nothing: it can be used as it is", highlight=False)
+        return None
+    _show(options, method, artifact, console)
+    return artifact
+
+
+def parse_pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """Read ``name=value`` pairs; a value is read as YAML, so ``true``, ``3`` and ``0.5`` are what they look like.
+
+    Raises:
+        ConfigurationError: A pair without ``=``, a value that is not YAML, a name that is given twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip():
+            raise ConfigurationError(f"{option} {pair!r}: write NAME=VALUE")
+        if name.strip() in found:
+            raise ConfigurationError(f"{option}: {name.strip()!r} is given twice: give it once")
+        try:
+            found[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{option} {pair!r}: the value is not YAML: quote it") from error
+    return found
+
+
+def _show(options: FitOptions, method: InductionMethod, artifact: Artifact, console: Console) -> None:
+    """The table by target, the folder, and the two ways to use it."""
+    describe = getattr(method, "describe_fit", None)  # optional: a fit may have nothing to tell
+    rows: list[dict[str, Any]] = describe(artifact) if describe else []
+    if rows:
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for number, name in enumerate(rows[0]):
+            table.add_column(name, justify="right" if number else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*(str(value) for value in row.values()))
+        console.print(table)
+    metadata: dict[str, Any] = {"method": options.method, "artifact": str(artifact.folder)}
+    metadata |= {"strength": 1.0} if method.has_strength else {}
+    usual = FitOptions(options.method, options.model)
+    chosen = {name: getattr(options, name) for name in ("source", "prompts", "seed")}
+    metadata |= {name: value for name, value in chosen.items() if value != getattr(usual, name)}
+    lines = (
+        f"artifact: {artifact.folder}",
+        "in a suite: nothing to do; the same model, settings, questions and seed find it",
+        f"in lm_eval: --metadata {shlex.quote(json.dumps(metadata))}",
+    )
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,149 @@
+"""What fits leave, kept in the user's cache: a suite and the command ``fit`` find each other's.
+
+::
+
+    <cache>/fits/<method>-<hash>/fit.json       identity: all that the fit depends on
+    <cache>/fits/<method>-<hash>/work/          what the method keeps for itself, to go on after a kill
+    <cache>/fits/<method>-<hash>/artifact/      what the fit leaves
+    <cache>/fits/<method>-<hash>/fitted.json    hash of the artifact; written last: the fit is complete
+    <cache>/identifications/<hash>/             answers and statistics that fits share
+
+The hash is that of the identity. A fit depends on the model, how it is loaded and by which engine, the method's
+settings that matter to it, data, wording and seed; not on targets or strengths.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from personalitybench.errors import StorageError
+from personalitybench.files import cache_folder, content_hash, locked, read_json, write_json
+from personalitybench.methods import Artifact, FitContext, InductionMethod
+from personalitybench.methods.base import fit_identity
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fit that was made or can be made.
+
+    Attributes:
+        name: Registered name of the method.
+        method: The method, with its settings, data, wording and seed.
+        model: ``name`` and ``revision`` of the model's weights.
+        backend: lm-eval model type that the model will answer under.
+        model_args: Its arguments, besides the model's name.
+    """
+
+    name: str
+    method: InductionMethod
+    model: Mapping[str, str]
+    backend: str
+    model_args: Mapping[str, Any]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the fit depends on."""
+        method = {"name": self.name, "version": self.method.version, "settings": self.method.settings.for_fit()}
+        about = fit_identity(
+            model=self.model, backend=self.backend, model_args=self.model_args, drawn=self.method.context
+        )
+        return {"method": method, **about}
+
+    @property
+    def label(self) -> str:
+        """Method and hash, as files and folders are named."""
+        return f"{self.name.replace('/', '_')}-{content_hash(self.identity)[:12]}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies, or will."""
+        return cache_folder("fits") / self.label
+
+    def note(self, folder: Path, artifact: Artifact) -> None:
+        """Note in a run's folder which artifact the run uses, once.
+
+        Raises:
+            StorageError: The run has used another.
+        """
+        noted = self.noted(folder)
+        if noted is None:
+            write_json(folder / f"{self.label}.json", {"artifact": artifact.sha256, "fit": self.identity})
+        elif noted != artifact.sha256:
+            raise StorageError(
+                f"{folder / self.label}.json says that this run used another artifact than {artifact.folder}, which "
+                "was fitted again since: name another folder with --output, or delete this file to use the new one"
+            )
+
+    def noted(self, folder: Path) -> str | None:
+        """Hash of the artifact that a run uses, or None where none was noted."""
+        path = folder / f"{self.label}.json"
+        return str(read_json(path)["artifact"]) if path.is_file() else None
+
+    def artifact(self) -> Artifact | None:
+        """What the fit left, or None if it was not made, or fits nothing.
+
+        Raises:
+            StorageError: It was altered since, or is not whole.
+        """
+        folder = self.folder
+        complete = folder / "fitted.json"
+        if not complete.is_file():
+            return None
+        if not (folder / "artifact").is_dir():
+            raise StorageError(f"{folder / 'artifact'} is missing although the fit was complete: delete {folder}")
+        found = Artifact.open(folder / "artifact")
+        if found.sha256 != read_json(complete).get("sha256"):
+            raise StorageError(
+                f"the artifact in {folder} was truncated or altered since it was fitted (content hash): delete the "
+                "folder and fit again"
+            )
+        return found
+
+    def make(
+        self, location: str, *, device: str | None = None, report: Callable[[str, int, int], None] = lambda *_: None
+    ) -> Artifact | None:
+        """Fit, unless it was done; an interrupted fit goes on where it stopped.
+
+        Args:
+            location: Local path or hub name of the model.
+            device: Torch device, or None for the default.
+            report: Told (what, done, total) as the work goes on.
+
+        Returns:
+            The artifact; None if the method fits nothing.
+
+        Raises:
+            PersonalityBenchError: Another process makes this fit, or it cannot be made; what was done is kept.
+        """
+        folder, drawn = self.folder, self.method.context
+        with locked(folder, f"fitting {self.name} for {self.model['name']}"):
+            found = self.artifact()
+            if found is not None:
+                return found
+            if not (folder / "fit.json").is_file():
+                write_json(folder / "fit.json", self.identity)
+            made = self.method.fit(
+                FitContext(
+                    model=location,
+                    model_name=self.model["name"],
+                    model_revision=self.model["revision"],
+                    source=drawn.source,
+                    wording=drawn.wording,
+                    folder=folder / "artifact",
+                    seed=drawn.seed,
+                    backend=self.backend,
+                    model_args=self.model_args,
+                    device=device,
+                    shared=cache_folder(),
+                    report=report,
+                )
+            )
+            if made is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                write_json(folder / "fitted.json", {"sha256": made.sha256})
+            return made
