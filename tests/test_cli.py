@@ -135,7 +135,7 @@ def test_help_imports_nothing_heavy() -> None:
         "from personalitybench.cli import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'lm_eval', 'numpy', 'pydantic', 'vllm', 'openai', "
-        "'matplotlib'} & sys.modules.keys()))"
+        "'altair'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
