@@ -100,7 +100,7 @@ def test_a_method_of_another_package(tmp_path: Path) -> None:
 def test_the_core_needs_no_torch() -> None:
     code = (
         "import sys\n"
-        "for name in ('torch', 'transformers', 'safetensors', 'vllm', 'ray'):\n"
+        "for name in ('torch', 'transformers', 'safetensors', 'vllm', 'ray', 'altair', 'vl_convert'):\n"
         "    sys.modules[name] = None\n"  # importing them fails from here on
         "import personalitybench.runs.command, personalitybench.doctor, personalitybench.leaderboard.render\n"
         "from personalitybench.errors import MissingDependencyError\n"
