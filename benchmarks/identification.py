@@ -64,11 +64,8 @@ def ours(engine_name: str, questions: int, max_tokens: int, dtype: str) -> dict[
     from personalitybench.files import JsonLines
     from personalitybench.models import resolve_model
 
-    location = resolve_model("demo", None).location
-    if engine_name == "vllm":
-        engine = open_engine("vllm", location, {"dtype": dtype, "max_model_len": 2048}, 256)
-    else:
-        engine = open_engine("hf", location, {"dtype": dtype}, 32)
+    arguments = {"dtype": dtype, **({"max_model_len": 2048} if engine_name == "vllm" else {})}
+    engine = open_engine(engine_name, resolve_model("demo", None).location, arguments, 32)
     seconds = {"generate": 0.0, "read": 0.0}
     tokens = 0
     asked = prompts_of(questions, engine.chat_prompt)

@@ -50,6 +50,11 @@ class Target:
         return f"{self.trait}:{self.pole}"
 
     @property
+    def opposite(self) -> Target:
+        """The other pole of the same trait."""
+        return Target(self.trait, Pole.LOW if self.pole is Pole.HIGH else Pole.HIGH)
+
+    @property
     def file_key(self) -> str:
         """Key in the paper's files: ``Openness`` or ``Openness_reversed``."""
         return trait(self.trait).file_name + ("" if self.pole is Pole.HIGH else "_reversed")

@@ -22,6 +22,7 @@ from personalitybench.activations.neurons import (
     SelectionSettings,
     overlap,
     select_neurons,
+    shared_counts,
 )
 from personalitybench.activations.official_files import (
     OFFICIAL_SHAPE,
@@ -334,9 +335,36 @@ def test_counts_strongest_and_overlap() -> None:
     one_shared = make_set(layer=[0, 0], index=[7, 1], delta=[0.2, 0.3], probability=[0.5, 0.5], a95=[0, 0])
     shares = overlap([neurons, one_shared, neurons.strongest(1), neurons.strongest(0)])
     assert shares.tolist() == [[1, 0.5, 1, 0], [0.5, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, 0]]
+    assert shared_counts([neurons, one_shared, neurons.strongest(0)]).tolist() == [[3, 1, 0], [1, 2, 0], [0, 0, 0]]
     assert overlap([]).shape == (0, 0)
     with pytest.raises(DataError, match="set 1 is of a model with 3 × 9 neurons, set 0 of one with 3 × 8"):
         overlap([neurons, make_set(shape=(3, 9))])
+
+
+def test_errors_go_with_their_neurons_and_are_no_part_of_what_the_set_is(tmp_path: Path) -> None:
+    neurons = make_set()
+    of_model = np.arange(24, dtype=float).reshape(3, 8) / 100
+    sure = neurons.with_error(of_model)
+    assert sure.error is not None
+    assert sure.error.tolist() == pytest.approx([0.07, 0.08, 0.21])  # strongest first: (0, 7), (1, 0), (2, 5)
+    assert places(sure) == places(neurons)
+    assert (sure, sure.content_hash) == (neurons, neurons.content_hash)
+    sure.save(tmp_path)
+    loaded = NeuronSet.load(tmp_path)
+    assert loaded.error is not None
+    assert loaded.error.tolist() == sure.error.tolist()
+    strongest = loaded.strongest(2).error
+    assert strongest is not None
+    assert strongest.tolist() == sure.error.tolist()[:2]
+    neurons.save(tmp_path)
+    assert NeuronSet.load(tmp_path).error is None
+    with pytest.raises(DataError, match=r"of shape \(3, 7\), the neuron set of \(3, 8\)"):
+        neurons.with_error(of_model[:, :7])
+    for wrong in (np.nan, -0.1, np.inf):
+        with pytest.raises(DataError, match="error"):
+            neurons.with_error(np.full((3, 8), wrong))
+    with pytest.raises(DataError, match="of one length"):
+        make_set(error=[0.1])
 
 
 # Files

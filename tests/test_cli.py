@@ -135,14 +135,14 @@ def test_help_imports_nothing_heavy() -> None:
         "from personalitybench.cli import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'lm_eval', 'numpy', 'pydantic', 'vllm', 'openai', "
-        "'matplotlib'} & sys.modules.keys()))"
+        "'matplotlib', 'altair', 'vl_convert', 'jinja2'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "fit", "doctor", "tasks", "methods", "judges", "model", "install-tasks", "leaderboard"]
+    "name", ["run", "fit", "doctor", "tasks", "methods", "judges", "model", "install-tasks", "leaderboard", "neurons"]
 )
 def test_every_command_has_help(command: Command, name: str) -> None:
     done = command(name, "--help")

@@ -22,6 +22,8 @@ from personalitybench.errors import ConfigurationError, ModelError, StorageError
 from personalitybench.files import JsonLines  # noqa: E402
 from personalitybench.methods import Artifact, FitContext, MethodContext, create_method  # noqa: E402
 from personalitybench.methods.npti import NptiManifest  # noqa: E402
+from personalitybench.neurons.collection import find_sets  # noqa: E402
+from personalitybench.neurons.report import make_report  # noqa: E402
 from personalitybench.prompts import load_wording  # noqa: E402
 from personalitybench.questions import Question, open_source  # noqa: E402
 from personalitybench.runs.progress import RunProgress  # noqa: E402
@@ -99,6 +101,23 @@ def test_statistics_are_those_of_a_direct_computation(fitted: Path, tiny_model: 
     exact = np.quantile(np.concatenate(seen), 0.95, axis=0, method="inverted_cdf")
     positive = exact > 2**-10
     assert found.quantile()[positive] == pytest.approx(exact[positive], rel=1 / 16)
+
+
+def test_the_neurons_say_where_they_come_from_and_how_sure_they_are(fitted: Path) -> None:
+    found = find_sets(fitted)
+    assert list(found.sets) == list(TARGETS)
+    assert (found.model, found.revision, found.shape) == ("tiny", "1", (2, 64))
+    (folder,) = (fitted / "identifications").glob("*/openness-high")
+    high, low = (
+        GateStatistics.load(folder.parent / f"openness-{pole}" / "statistics" / "answer-octaves-3")
+        for pole in ("high", "low")
+    )
+    one = found.sets[Target.parse("openness:low")]
+    assert one.about["settings"]["questions"] == SETTINGS["questions"]
+    assert one.about["tokens"] == low.tokens.sum()
+    errors = high.jackknife_error_of_difference(low)[one.neurons.layer, one.neurons.index]
+    assert one.neurons.error == pytest.approx(errors)
+    assert make_report(found).targets[1].median_error == pytest.approx(np.median(errors), abs=1e-6)
 
 
 def test_a95_is_that_of_the_unprompted_model(fitted: Path) -> None:
@@ -215,14 +234,14 @@ def test_a_target_without_neurons_is_not_steered_in_silence(fitted: Path, tmp_pa
     (tmp_path / "artifact" / "npti.json").write_text("{}")
     with pytest.raises(StorageError, match="describes no fit of npti"):
         create_method("npti", {}, context)
+    del manifest["targets"]["openness:low"]
+    (tmp_path / "artifact" / "npti.json").write_text(json.dumps(manifest))
+    partial = create_method("npti", {}, context)
+    with pytest.raises(ConfigurationError, match=r"no intervention toward openness:low \(it has openness:high, consc"):
+        partial.induce(Target.parse("openness:low"), 1.0, question)
     (tmp_path / "artifact" / "npti.json").unlink()
     with pytest.raises(StorageError, match="no finished fit of npti"):
-        NptiManifest.read(tmp_path / "artifact")
-    shutil.rmtree(tmp_path / "artifact" / "openness-low")
-    bare = create_method("npti", {}, context)
-    assert bare.induce(Target.parse("openness:high"), 1.0, question).intervention, "neurons that were imported"
-    with pytest.raises(ConfigurationError, match=r"no intervention toward openness:low \(it has openness:high, consc"):
-        bare.induce(Target.parse("openness:low"), 1.0, question)
+        create_method("npti", {}, context)
 
 
 def test_a_steered_run(tiny_model: Path, tmp_path: Path, own_cache: Path) -> None:

@@ -47,6 +47,8 @@ def test_the_wheel_is_complete_and_small(wheel: Path) -> None:
         "judges/offline/heads.safetensors",
         "harness/demo.yaml",
         "leaderboards/page.html.j2",
+        "leaderboards/neurons.html.j2",
+        "leaderboards/style.css",
         "leaderboards/paper/llama-3-8b-instruct.json",
     ):
         assert f"{bundled}/{name}" in names

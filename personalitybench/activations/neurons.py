@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,6 +29,7 @@ _COLUMNS: dict[str, np.dtype[Any]] = {
     "probability": np.dtype("<f4"),
     "a95": np.dtype("<f4"),
 }
+_ERROR = "error"
 
 
 class SelectionSettings(BaseModel):
@@ -94,6 +95,8 @@ class NeuronSet:
         delta: float32 [n], how much more often the neuron is active than under the opposite pole; 0 < δ <= 1.
         probability: float32 [n], how often it is active under its own pole, 0 to 1.
         a95: float32 [n], 95th percentile of its activation, >= 0; 0 where it is active in under 5 % of tokens.
+        error: float32 [n], standard error of delta, >= 0, where it is known. It tells how sure the selection is, not
+            what was selected, so it is no part of equality and content hash.
 
     Raises:
         DataError: A neuron outside the shape or given twice, a number outside its range or not finite,
@@ -106,11 +109,12 @@ class NeuronSet:
     delta: NDArray[np.float32]
     probability: NDArray[np.float32]
     a95: NDArray[np.float32]
+    error: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         layers, neurons = _shape(self.shape)
         object.__setattr__(self, "shape", (layers, neurons))
-        columns = {name: _column(name, getattr(self, name)) for name in _COLUMNS}
+        columns = {name: _column(name, getattr(self, name)) for name in self._columns}
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) != 1:
             raise DataError(f"neuron set: columns must be of one length, not {lengths}")
@@ -118,7 +122,8 @@ class NeuronSet:
         _check_range(columns["index"], "index", 0, neurons - 1)
         _check_range(columns["delta"], "delta", float(np.nextafter(np.float32(0), np.float32(1))), 1)
         _check_range(columns["probability"], "probability", 0, 1)
-        _check_range(columns["a95"], "a95", 0, float(np.finfo(np.float32).max))
+        for name in {"a95", _ERROR} & columns.keys():
+            _check_range(columns[name], name, 0, float(np.finfo(np.float32).max))
         order = np.lexsort((columns["index"], columns["layer"], -columns["delta"]))
         for name, column in columns.items():
             ordered = column[order]
@@ -133,6 +138,11 @@ class NeuronSet:
 
     def __len__(self) -> int:
         return len(self.layer)
+
+    @property
+    def _columns(self) -> tuple[str, ...]:
+        """Names of the columns that this set has."""
+        return (*_COLUMNS, *([] if self.error is None else [_ERROR]))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NeuronSet):
@@ -169,7 +179,21 @@ class NeuronSet:
         """
         if count < 0:
             raise ConfigurationError(f"strongest: the count must be 0 or more, not {count}")
-        return NeuronSet(self.shape, *(getattr(self, name)[:count] for name in _COLUMNS))
+        return NeuronSet(self.shape, *(getattr(self, name)[:count] for name in self._columns))
+
+    def with_error(self, error: ArrayLike) -> NeuronSet:
+        """The same set with the standard errors of its δ.
+
+        Args:
+            error: Of every neuron of the model, [layers, neurons].
+
+        Raises:
+            DataError: It has another shape, or holds a negative or infinite value at one of the neurons.
+        """
+        of_model = np.asarray(error)
+        if of_model.shape != self.shape:
+            raise DataError(f"errors of δ are of shape {of_model.shape}, the neuron set of {self.shape}")
+        return replace(self, error=of_model[self.layer, self.index].astype(np.float32))
 
     def save(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
         """Write safetensors and, last, a JSON manifest: its existence means that the set is complete.
@@ -183,7 +207,7 @@ class NeuronSet:
         """
         from safetensors.numpy import save  # noqa: PLC0415 (not in the core installation)
 
-        data = save({name: np.ascontiguousarray(getattr(self, name)) for name in _COLUMNS})
+        data = save({name: np.ascontiguousarray(getattr(self, name)) for name in self._columns})
         manifest = NeuronManifest(
             format=_FORMAT,
             shape=self.shape,
@@ -215,7 +239,8 @@ class NeuronSet:
             raise StorageError(f"{path} is not the file that {MANIFEST_FILE} describes: select the neurons again")
         try:
             tensors = load(data)
-            neurons = cls(manifest.shape, *(tensors[name] for name in _COLUMNS))
+            columns = {name: tensors[name] for name in _COLUMNS}
+            neurons = cls(manifest.shape, **columns, error=tensors.get(_ERROR))
         except (SafetensorError, KeyError, DataError) as error:
             raise StorageError(f"{path} is damaged ({error}): select the neurons again") from error
         if (len(neurons), neurons.content_hash) != (manifest.count, manifest.content):
@@ -325,10 +350,8 @@ def select_neurons(
     return found
 
 
-def overlap(sets: Sequence[NeuronSet]) -> NDArray[np.float64]:
-    """How much sets share, [sets, sets]: neurons in both, divided by the size of the smaller set.
-
-    A set without neurons shares nothing: its entries, its own among them, are 0.
+def shared_counts(sets: Sequence[NeuronSet]) -> NDArray[np.int64]:
+    """How many neurons two sets share, int64 [sets, sets]; the diagonal is the size of each.
 
     Raises:
         DataError: The sets belong to models of different shapes.
@@ -339,13 +362,25 @@ def overlap(sets: Sequence[NeuronSet]) -> NDArray[np.float64]:
                 f"overlap: set {number} is of a model with {_by(neurons.shape)} neurons, set 0 of one with "
                 f"{_by(sets[0].shape)}: compare sets of one model"
             )
-    shares = np.zeros((len(sets), len(sets)))
+    shared = np.zeros((len(sets), len(sets)), np.int64)
     for row, one in enumerate(sets):
         for column, other in enumerate(sets[: row + 1]):
-            smaller = min(len(one), len(other))
-            shared = len(np.intersect1d(one.identities, other.identities, assume_unique=True))
-            shares[row, column] = shares[column, row] = shared / smaller if smaller else 0.0
-    return shares
+            both = np.intersect1d(one.identities, other.identities, assume_unique=True)
+            shared[row, column] = shared[column, row] = len(both)
+    return shared
+
+
+def overlap(sets: Sequence[NeuronSet]) -> NDArray[np.float64]:
+    """How much sets share, float64 [sets, sets]: neurons in both, divided by the size of the smaller set.
+
+    A set without neurons shares nothing: its entries, its own among them, are 0.
+
+    Raises:
+        DataError: The sets belong to models of different shapes.
+    """
+    shared = shared_counts(sets)
+    sizes = shared.diagonal()
+    return np.asarray(shared / np.maximum(np.minimum.outer(sizes, sizes), 1), np.float64)
 
 
 def _choose(delta: NDArray[np.float32], settings: SelectionSettings) -> NDArray[np.intp]:
@@ -411,7 +446,7 @@ def _shape(value: tuple[int, int]) -> tuple[int, int]:
 
 def _column(name: str, value: ArrayLike) -> NDArray[Any]:
     array = np.asarray(value)
-    dtype = _COLUMNS[name].newbyteorder("=")
+    dtype = _COLUMNS.get(name, np.dtype("<f4")).newbyteorder("=")
     if array.ndim != 1 or (array.size and array.dtype.kind not in ("iu" if dtype.kind == "i" else "fiu")):
         raise DataError(f"neuron set: {name} must be a list of {dtype} numbers, not {array.dtype} {array.shape}")
     if dtype.kind == "i" and array.size:

@@ -7,6 +7,7 @@ files name neither their model nor its size; those that were released are of LLa
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from personalitybench.activations.neurons import NeuronSet
 from personalitybench.errors import DataError
 from personalitybench.files import write_atomically
-from personalitybench.traits import Target
+from personalitybench.traits import TARGETS, Target
 
 OFFICIAL_SHAPE = (32, 14_336)
 """Layers and neurons of LLaMA-3-8B-Instruct, the model of the released files."""
@@ -27,6 +28,19 @@ _ROW = "[layer, index, delta, probability, a95]"
 def official_file_name(target: Target) -> str:
     """Name of a target's file, e.g. ``Openness_reversed_dict.json``."""
     return f"{target.file_key}_dict.json"
+
+
+def target_of_file(path: Path) -> Target:
+    """The target whose neurons a file holds, by its name: the content does not tell.
+
+    Raises:
+        DataError: The paper has no file of such a name; the text gives the nearest.
+    """
+    names = {official_file_name(target): target for target in TARGETS}
+    if path.name not in names:
+        near = difflib.get_close_matches(path.name, names, n=1, cutoff=0)[0]
+        raise DataError(f"{path}: a neuron file is named after its target, such as {near}: give it the paper's name")
+    return names[path.name]
 
 
 def read_official_file(path: Path, shape: tuple[int, int]) -> NeuronSet:

@@ -72,12 +72,18 @@ class Wish:
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"extra_args[{KEY!r}] is not understood: {error}") from error
 
-    @property
-    def salt(self) -> str | None:
-        """What keeps the cached keys and values of a steered answer from requests that are steered otherwise."""
-        if self.intervention is None:
-            return None
-        about = (self.intervention, self.strength, self.keep, self.seed, self.first_token, self.answer_from)
+    def salt(self, sha256: str, prompt_tokens: int) -> str:
+        """Name the keys and values that a steered request leaves in a cache: the same name, the same values.
+
+        A prompt that holds an earlier steered answer is read unsteered, so the first edited position is part of it.
+
+        Args:
+            sha256: Of the intervention; a folder may be written anew.
+            prompt_tokens: Length of the prompt.
+        """
+        first = prompt_tokens if self.answer_from is None else self.answer_from
+        draw = (self.keep, self.seed) if self.keep < 1 else ()
+        about = (sha256, self.strength, first - int(self.first_token), *draw)
         return hashlib.sha256("\0".join(map(str, about)).encode()).hexdigest()
 
 

@@ -27,7 +27,7 @@ from personalitybench.methods.base import (
 )
 from personalitybench.methods.identification_settings import IdentificationSettings
 from personalitybench.questions import Question
-from personalitybench.traits import TARGETS, Target
+from personalitybench.traits import Target
 
 MANIFEST = "npti.json"
 
@@ -131,6 +131,8 @@ class NptiManifest(BaseModel):
         neurons: Neurons of each.
         runs: What was read, by target (and ``openness:unprompted`` and so on).
         targets: What was found.
+        imported: Files that the neurons were read from where nothing was fitted: hash by name. Then ``settings`` are
+            those of the released code, as far as it is known how such files were made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -145,11 +147,7 @@ class NptiManifest(BaseModel):
     neurons: int
     runs: dict[str, RunRecord]
     targets: dict[str, TargetRecord]
-
-    @classmethod
-    def find(cls, artifact: Artifact | None) -> NptiManifest | None:
-        """Read the manifest of an artifact, if it has one: what was not fitted here (imported neurons) has none."""
-        return None if artifact is None or not (artifact.folder / MANIFEST).is_file() else cls.read(artifact.folder)
+    imported: dict[str, str] = {}
 
     @classmethod
     def read(cls, artifact: Path) -> NptiManifest:
@@ -180,7 +178,7 @@ class NeuronSteering:
 
     def __init__(self, settings: NptiSettings, context: MethodContext) -> None:
         self.context = context
-        self._fitted = NptiManifest.find(context.artifact)
+        self._fitted = None if context.artifact is None else NptiManifest.read(context.artifact.folder)
         self.settings: NptiSettings = settings if self._fitted is None else _as_fitted(settings, self._fitted)
 
     def fit(self, context: FitContext) -> Artifact | None:
@@ -221,22 +219,22 @@ class NeuronSteering:
         """Ask plainly, and steer toward the target at the strength.
 
         Raises:
-            ConfigurationError: There is no strength, or no neuron for this target.
+            ConfigurationError: There is no strength, no neuron was identified, or the artifact has none for this
+                target.
         """
         if strength is None:
             raise ConfigurationError(
                 "method 'npti' needs a strength: add 'strengths: [1.0]' (the paper's range: 0.6-1.5)"
             )
-        if self.context.artifact is None:
+        if self.context.artifact is None or self._fitted is None:
             raise ConfigurationError(
                 "method 'npti' has no neurons for this model: run 'personalitybench fit npti --model ...', or the "
                 "stage 'fit' of its suite"
             )
-        folder = intervention_folder(self.context.artifact.folder, target)
-        if not folder.is_dir():
-            raise _no_target(self.context.artifact.folder, target)
-        found = None if self._fitted is None else self._fitted.targets.get(str(target))
-        if found is not None and not found.neurons and not found.clamped:
+        found = self._fitted.targets.get(str(target))
+        if found is None:
+            raise _no_target(self.context.artifact.folder, target, self._fitted)
+        if not found.neurons and not found.clamped:
             raise ConfigurationError(
                 f"the fit in {self.context.artifact.folder} found no neuron for {target}, so nothing can be steered: "
                 "ask more questions, or lower the setting 'threshold'"
@@ -246,19 +244,37 @@ class NeuronSteering:
             target,
             strength,
             self.context.wording.plain,
-            intervention=str(folder),
+            intervention=str(intervention_folder(self.context.artifact.folder, target)),
             keep=self.settings.keep,
             seed=self.context.seed,
             first_token=self.settings.first_token,
         )
 
 
-def _no_target(artifact: Path, target: Target) -> ConfigurationError:
-    there = [str(one) for one in TARGETS if intervention_folder(artifact, one).is_dir()]
+def _no_target(artifact: Path, target: Target, fitted: NptiManifest) -> ConfigurationError:
+    there = ", ".join(fitted.targets) or "none at all"
     return ConfigurationError(
-        f"artifact {artifact} has no intervention toward {target} (it has {', '.join(there) or 'none at all'}): "
-        "fit the method, or import the neuron files of both poles of the trait"
+        f"artifact {artifact} has no intervention toward {target} (it has {there}): fit the method, or import the "
+        "neuron files of both poles of the trait"
     )
+
+
+def imported_manifest(
+    model: Mapping[str, Any], shape: tuple[int, int], targets: dict[str, TargetRecord], files: dict[str, str]
+) -> NptiManifest:
+    """What stands beside interventions that were not fitted but made of neuron files.
+
+    Args:
+        model: Name and revision of the weights, where they are known.
+        shape: Layers of the model and neurons of each.
+        targets: What can be steered to.
+        files: Hash of each file by its name.
+    """
+    settings = NptiSettings(selection="released-code", questions="all", clamp="all-layers", keep=1.0)
+    return NptiManifest(
+        model=dict(model), data={}, wording={}, seed=0, settings=settings.for_fit(), layers=shape[0], neurons=shape[1],
+        runs={}, targets=targets, imported=files,
+    )  # fmt: skip
 
 
 def intervention_folder(artifact: Path, target: Target) -> Path:

@@ -17,8 +17,8 @@ import numpy as np
 
 from personalitybench.activations.interventions import Intervention
 from personalitybench.activations.neurons import NeuronSet, select_neurons
-from personalitybench.activations.statistics import GateStatistics, StatisticsManifest, StatisticsSource
-from personalitybench.activations.statistics_files import UNPROMPTED
+from personalitybench.activations.statistics import GateStatistics
+from personalitybench.activations.statistics_files import UNPROMPTED, StatisticsSource
 from personalitybench.backends.loading import quiet_libraries
 from personalitybench.errors import DataError
 from personalitybench.files import write_json
@@ -73,6 +73,7 @@ class _Selection:
         self.identification = identification
         self.reading = reading
         self.shape = (0, 0)
+        self.about: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, RunRecord] = {}
         self.targets: dict[str, TargetRecord] = {}
 
@@ -95,28 +96,32 @@ class _Selection:
             errors = high.jackknife_error_of_difference(low)
         except DataError:
             errors = None  # too few questions: neurons can be selected, but nobody can say how sure they are
-        for pole, opposite, counted in ((Pole.HIGH, Pole.LOW, high), (Pole.LOW, Pole.HIGH, low)):
-            target = Target(trait, pole)
-            chosen[pole].save(
-                self.context.work / f"{trait}-{pole}" / "neurons", about=_about(self.settings, counted.manifest)
-            )
-            self._write(target, chosen[pole], chosen[opposite], errors)
+        for pole, opposite in ((Pole.HIGH, Pole.LOW), (Pole.LOW, Pole.HIGH)):
+            self._write(Target(trait, pole), chosen[pole], chosen[opposite], errors)
 
     def _load(self, run: str) -> GateStatistics:
         found = self.identification.statistics(run, self.reading)
+        self.about[run] = _about(self.settings, found)
         self.runs[run] = RunRecord(questions=sum(found.manifest.questions), tokens=int(found.tokens.sum()))
         return found
 
     def _write(self, target: Target, own: NeuronSet, opposite: NeuronSet, errors: Any) -> None:
-        about = {"target": str(target), "model": self.context.model_name, "revision": self.context.model_revision}
+        name = f"{target.trait}-{target.pole}"
+        about = {
+            "target": str(target),
+            "model": self.context.model_name,
+            "revision": self.context.model_revision,
+        }
+        known = own if errors is None else own.with_error(errors)
+        known.save(self.context.work / name / "neurons", about=self.about[str(target)])
         only = self.settings.clamp == "layers-of-own"
         intervention = Intervention.from_neurons(own, opposite, only_layers_of_own=only)
         intervention.save(intervention_folder(self.context.folder, target), about=about)
-        known = errors is not None and len(own) > 0
+        median = float(np.median(errors[own.layer, own.index])) if len(own) and errors is not None else None
         self.targets[str(target)] = TargetRecord(
             neurons=len(own),
             clamped=len(intervention) - len(own),
-            median_error_of_delta=float(np.median(errors[own.layer, own.index])) if known else None,
+            median_error_of_delta=median,
         )
 
     def finish(self) -> None:
@@ -135,8 +140,9 @@ class _Selection:
         write_json(self.context.folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
-def _about(settings: NptiSettings, manifest: StatisticsManifest) -> dict[str, Any]:
+def _about(settings: NptiSettings, statistics: GateStatistics) -> dict[str, Any]:
     """Where a neuron set comes from: model, data, how much was read, and how the fit was set."""
+    manifest = statistics.manifest
     return {
         **manifest.model_dump(mode="json", include=set(StatisticsSource.model_fields)),
         "questions": sum(manifest.questions),

@@ -6,6 +6,7 @@ Entry point of the group ``vllm.general_plugins``.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 _registered = False
@@ -51,20 +52,46 @@ def register() -> None:
 
 
 def _check_requests() -> None:
-    """Have the engine core check what a request wants, before the request reaches a worker."""
-    from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
+    """Have requests checked where a client gives them, and again where the engine core takes them in.
 
-    original = EngineCore.preprocess_add_request
+    An error in the core is only logged there, and the client gets an empty answer; one in the client reaches the
+    caller, and leaves nothing behind.
+    """
+    from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
+    from vllm.v1.engine.core import EngineCore  # noqa: PLC0415
+    from vllm.v1.engine.llm_engine import LLMEngine  # noqa: PLC0415
+
+    for client in (LLMEngine, AsyncLLM):
+        _put_before(client, "add_request", _admit)
+    _put_before(EngineCore, "preprocess_add_request", _prepare)
+
+
+def _put_before(owner: Any, method: str, check: Callable[..., None]) -> None:
+    original = getattr(owner, method)
     if hasattr(original, "__wrapped__"):
         return
 
     @functools.wraps(original)
-    def checked(self: Any, request: Any) -> Any:
-        params = request.sampling_params
-        if params is not None and params.extra_args and "personalitybench" in params.extra_args:
-            from personalitybench.backends.vllm.requests import prepare_request  # noqa: PLC0415
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        check(self, *args, **kwargs)
+        return original(self, *args, **kwargs)
 
-            prepare_request(request, self.vllm_config)
-        return original(self, request)
+    setattr(owner, method, checked)
 
-    EngineCore.preprocess_add_request = checked
+
+def _admit(client: Any, request_id: str, prompt: Any, params: Any, *_args: Any, **_kwargs: Any) -> None:  # noqa: ARG001
+    if _wants_anything(params):
+        from personalitybench.backends.vllm.requests import admit_request  # noqa: PLC0415
+
+        admit_request(client, request_id, params)
+
+
+def _prepare(core: Any, request: Any) -> None:
+    if _wants_anything(request.sampling_params):
+        from personalitybench.backends.vllm.requests import prepare_request  # noqa: PLC0415
+
+        prepare_request(request, core.vllm_config)
+
+
+def _wants_anything(params: Any) -> bool:
+    return "personalitybench" in (getattr(params, "extra_args", None) or {})

@@ -1,43 +1,90 @@
-"""The check of a request that wants to be steered or counted: in the engine core, before it reaches a worker."""
+"""The check of a request that wants to be steered or counted, before it reaches a worker."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from personalitybench.activations.interventions import Intervention
 from personalitybench.backends.vllm.engine import LOAD_FORMAT
 from personalitybench.backends.vllm.loader import plugin_options
 from personalitybench.backends.vllm.seams import load_intervention
 from personalitybench.backends.wishes import Wish
 from personalitybench.errors import ConfigurationError, NeedsNotMetError
 
+_ADMITTED = "_personalitybench_admitted"
+"""Attribute of a client: which intervention each of its requests wants, by the request's id."""
+
+
+def admit_request(client: Any, request_id: str, sampling_params: Any) -> None:
+    """Check a request where it is given to vLLM, so that the caller gets the error and nothing is left behind.
+
+    Args:
+        client: vLLM's ``LLMEngine`` or ``AsyncLLM``.
+        request_id: As the caller names it.
+        sampling_params: Of the request.
+
+    Raises:
+        NeedsNotMetError: Also where the unfinished requests want more interventions than there are slots.
+        StorageError, ModelError, ConfigurationError: As :func:`check_wish` says.
+    """
+    wish = Wish.parse(sampling_params.extra_args)
+    if wish is None:
+        return
+    intervention = check_wish(wish, client.vllm_config)
+    if intervention is None or not len(intervention):
+        return
+    admitted: dict[str, str] = client.__dict__.setdefault(_ADMITTED, {})
+    here = client.output_processor.external_req_ids
+    slots = plugin_options(client.vllm_config).slots
+    if len({*admitted.values(), intervention.sha256}) > slots or len(admitted) > 2 * len(here) + 64:
+        for gone in [name for name in admitted if name not in here]:
+            del admitted[gone]
+    if len({*admitted.values(), intervention.sha256}) > slots:
+        raise NeedsNotMetError(
+            f"more than {slots} interventions at once: raise additional_config="
+            '{"personalitybench": {"slots": N}} of the model, or ask for fewer at a time'
+        )
+    admitted[request_id] = intervention.sha256
+
 
 def prepare_request(request: Any, vllm_config: Any) -> None:
-    """Check a request's wish and keep its cached keys and values apart from those of others.
+    """Keep a request's cached keys and values apart from those of others; in the engine core.
 
     Args:
         request: vLLM's ``EngineCoreRequest``; gets a salt of the prefix cache.
         vllm_config: Of the engine.
 
     Raises:
-        NeedsNotMetError: The model was loaded without the plug-in, or without room for counts.
-        StorageError: The artifact is missing, unfinished or damaged.
-        ModelError: It was made for a model of another shape.
-        ConfigurationError: The wish is not understood.
+        NeedsNotMetError, StorageError, ModelError, ConfigurationError: As :func:`check_wish` says.
     """
     wish = Wish.parse(request.sampling_params.extra_args)
     if wish is None:
         return
+    intervention = check_wish(wish, vllm_config)
+    if intervention is not None:
+        salt = wish.salt(intervention.sha256, len(request.prompt_token_ids or ()))
+        request.cache_salt = "/".join(part for part in (request.cache_salt, salt) if part)
+    if wish.shard is not None:
+        request.sampling_params.skip_reading_prefix_cache = True  # what is not computed cannot be counted
+
+
+def check_wish(wish: Wish, vllm_config: Any) -> Intervention | None:
+    """Refuse what an engine cannot do.
+
+    Returns:
+        The intervention, if one is wanted.
+
+    Raises:
+        NeedsNotMetError: The model was loaded without the plug-in, or without room for counts.
+        StorageError: The artifact is missing, unfinished or damaged.
+        ModelError: It was made for a model of another shape.
+        ConfigurationError: It holds what cannot be, or the shard is not one of the engine's.
+    """
     if vllm_config.load_config.load_format != LOAD_FORMAT:
         raise NeedsNotMetError(
-            f"a request wants its activations edited, but the model was loaded without load_format={LOAD_FORMAT}: "
-            "add it to the model's arguments"
+            f"a request wants its activations edited or counted, but the model was loaded without "
+            f"load_format={LOAD_FORMAT}: add it to the model's arguments"
         )
-    if wish.intervention is not None:
-        text = vllm_config.model_config.hf_text_config
-        load_intervention(wish.intervention).check_model(
-            text.num_hidden_layers, text.intermediate_size, where=f"intervention {wish.intervention}"
-        )
-        request.cache_salt = "/".join(part for part in (request.cache_salt, wish.salt) if part)
     if wish.shard is not None:
         counting = plugin_options(vllm_config).statistics
         if counting is None:
@@ -47,4 +94,9 @@ def prepare_request(request: Any, vllm_config: Any) -> None:
             )
         if wish.shard >= counting.shards:
             raise ConfigurationError(f"shard {wish.shard}: the engine counts shards 0 to {counting.shards - 1}")
-        request.sampling_params.skip_reading_prefix_cache = True  # what is not computed cannot be counted
+    if wish.intervention is None:
+        return None
+    intervention = load_intervention(wish.intervention)
+    text = vllm_config.model_config.hf_text_config
+    intervention.check_model(text.num_hidden_layers, text.intermediate_size, where=f"intervention {wish.intervention}")
+    return intervention
