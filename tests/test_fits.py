@@ -35,6 +35,7 @@ from personalitybench.prompts import load_wording  # noqa: E402
 from personalitybench.questions import shared_source  # noqa: E402
 from personalitybench.runs.fit_command import FitOptions, fit_method, parse_pairs  # noqa: E402
 from personalitybench.runs.fits import Fit  # noqa: E402
+from personalitybench.traits import TARGETS  # noqa: E402
 
 pytestmark = pytest.mark.model
 
@@ -55,7 +56,7 @@ def options(model: Path, *settings: str, **others: Any) -> FitOptions:
 
 
 def fitted(wanted: FitOptions) -> tuple[Artifact | None, str]:
-    console = Console(record=True, width=120, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console = Console(record=True, width=80, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     return fit_method(wanted, console), console.export_text()
 
 
@@ -80,8 +81,8 @@ def test_the_command_shows_what_was_found_and_how_to_use_it(artifact: Artifact, 
     again, printed = fitted(options(tiny_model))
     assert again == artifact
     lines = printed.splitlines()
-    assert " ".join(lines[0].split()) == "target neurons questions tokens error of δ generate s read s"
-    assert [line.split()[0] for line in lines[2:12]][:2] == ["openness:high", "openness:low"]
+    assert " ".join(lines[0].split()) == "target neurons asked tokens δ error answer s read s"
+    assert [line.split()[0] for line in lines[2:12]] == [str(target) for target in TARGETS], "whole, on 80 columns"
     assert "in a suite: nothing to do" in printed
     (metadata,) = (line.partition("--metadata ")[2].strip("'") for line in lines if "--metadata" in line)
     assert json.loads(metadata) == {"method": "npti", "artifact": str(artifact.folder), "strength": 1.0}

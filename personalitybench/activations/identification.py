@@ -44,7 +44,7 @@ class Decoding:
 
 
 class IdentificationEngine(Protocol):
-    """A model that can answer and be read."""
+    """A model that can answer and be read; an engine may load it when it is first needed."""
 
     def chat_prompt(self, turn: str) -> str:
         """Write a user turn as a prompt, by the model's chat template.
@@ -83,6 +83,9 @@ class IdentificationEngine(Protocol):
             DataError: There is no answer.
             NeedsNotMetError: The model has no gates that can be read.
         """
+
+    def close(self) -> None:
+        """Let the model and its memory go; the engine is used no more."""
 
 
 def draw_questions(source: QuestionSource, trait: str, count: int | None, seed: int) -> list[Question]:

@@ -93,6 +93,10 @@ class TransformersEngine:
             report("statistics", finished, len(rows))
         return builder.build(source, questions_by_part([row["id"] for row in rows], shards))
 
+    def close(self) -> None:
+        """See :meth:`IdentificationEngine.close`."""
+        self.model = self._template = None
+
     def generate_counting(
         self,
         prompts: Sequence[tuple[str, str]],

@@ -123,9 +123,15 @@ class Identification:
         context = self.context
         return open_engine(context.backend, context.model, context.model_args, self.settings.batch_size, context.device)
 
+    def close(self) -> None:
+        """Let the model go, if it was loaded."""
+        engine = self.__dict__.pop("_engine", None)  # where cached_property keeps it
+        if engine is not None:
+            engine.close()
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second process out.
+        """Keep a second process out. The model is let go at the end.
 
         Raises:
             StorageError: Another process is identifying the same, for whichever method.
@@ -133,7 +139,10 @@ class Identification:
         with locked(self.folder, f"answering identification questions of {self.context.model_name}"):
             if not (self.folder / "identity.json").is_file():
                 write_json(self.folder / "identity.json", self.identity)
-            yield
+            try:
+                yield
+            finally:
+                self.close()
 
     def answers(self, run: str) -> Sheet:
         """Answers of a run; those that are missing are generated.
@@ -149,9 +158,10 @@ class Identification:
             asked = self._asked(run)
             settings = self.settings
             decoding = Decoding(settings.max_tokens, settings.repetition_penalty, settings.batch_size)
+            asking = [(one.question.id, self._engine.chat_prompt(one.turn)) for one in asked]
             with self._timed(run, "generate"):
                 self._engine.generate(
-                    [(one.question.id, self._engine.chat_prompt(one.turn)) for one in asked],
+                    asking,
                     decoding=decoding,
                     lines=AnswerLines(sheet.path, asked),
                     report=self._report(run),
@@ -251,7 +261,7 @@ class Identification:
     @contextmanager
     def _timed(self, run: str, step: str) -> Iterator[None]:
         """Keep how long a step took, also where it was interrupted; loading the model does not count."""
-        _ = self._engine
+        _ = self._engine  # loaded before the clock starts
         started = time.monotonic()
         try:
             yield

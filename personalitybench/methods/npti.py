@@ -206,10 +206,10 @@ class NeuronSteering:
                 {
                     "target": target,
                     "neurons": f"{found.neurons:,}",
-                    "questions": f"{manifest.runs[target].questions:,}",
+                    "asked": f"{manifest.runs[target].questions:,}",
                     "tokens": f"{manifest.runs[target].tokens:,}",
-                    "error of δ": "–" if error is None else f"{error:.4f}",
-                    "generate s": f"{seconds[target]['generate']:.1f}",
+                    "δ error": "–" if error is None else f"{error:.4f}",
+                    "answer s": f"{seconds[target]['generate']:.1f}",
                     "read s": f"{seconds[target]['read']:.1f}",
                 }
             )

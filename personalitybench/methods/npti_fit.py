@@ -48,6 +48,7 @@ def fit(settings: NptiSettings, context: FitContext) -> None:
         for trait in TRAIT_NAMES:
             for run in _runs(settings, trait):
                 identification.measure(run, reading)
+        identification.close()  # its memory may be needed for the statistics
         shutil.rmtree(context.folder, ignore_errors=True)  # of an interrupted fit, or an altered one
         selection = _Selection(settings, context, identification, reading)
         for trait in TRAIT_NAMES:
