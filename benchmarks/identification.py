@@ -45,7 +45,7 @@ def prompts_of(questions: int, chat_prompt: Any) -> dict[str, list[tuple[str, st
                 question.id,
                 chat_prompt(
                     prompts.fill(
-                        wording.identify,
+                        wording.identify_as(target),
                         personality=texts[draw("identify", len(texts), target, question.id)],
                         question=question.question,
                     )

@@ -22,12 +22,12 @@ from personalitybench.traits import TARGETS, Target
 
 WORDINGS = ("project", "official")
 
-_PLACEHOLDER = re.compile(r"\{(personality|question|examples)\}")
+_PLACEHOLDER = re.compile(r"\{(adjective|personality|question|examples)\}")
 
 
 @dataclass(frozen=True)
 class Wording:
-    """Templates of user turns; ``{personality}``, ``{question}`` and ``{examples}`` stand for what is filled in.
+    """Templates of user turns; ``{personality}``, ``{question}`` and so on stand for what is filled in.
 
     Attributes:
         name: ``project`` or ``official``.
@@ -35,8 +35,9 @@ class Wording:
         simple: ``{personality}`` is an adjective with its article (Table 9).
         p2: ``{personality}`` is a description (Table 10).
         few_shot: ``{examples}`` are answers of the pole; the project's own, the paper has none.
-        identify: ``{personality}`` is a description: how answers for identification are drawn.
-        adjectives: What fills ``simple``, for each target.
+        identify: ``{personality}`` is a description: how answers for identification are drawn. The project's own names
+            the adjective as well, since a small model follows a description alone too weakly to be told apart.
+        adjectives: What fills ``simple`` and ``{adjective}``, for each target.
     """
 
     name: str
@@ -52,6 +53,10 @@ class Wording:
         """Hash of the whole wording, for a row's identity."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return content_hash(values | {"adjectives": {str(t): a for t, a in self.adjectives.items()}})
+
+    def identify_as(self, target: Target) -> str:
+        """The template of identification for a target, its adjective filled in."""
+        return fill(self.identify, adjective=self.adjectives[target])
 
 
 def fill(template: str, **values: str) -> str:
@@ -84,7 +89,7 @@ _PROJECT = Wording(
         "Below are the portrait of a person and a question. Leave behind who you are and become this person "
         "entirely: take on their outlook, their tone and their attitude, and answer as they would. Start writing at "
         "once and let the thoughts come; spelling and grammar do not matter, the character of the person does. "
-        "Use no more than 300 words.\n\nPortrait: {personality}\n\nQuestion: {question}\n\nYour answer:"
+        "Use no more than 300 words.\n\nPortrait: {personality}\n\nQuestion: {question}\n\nYour answer, as {adjective} person:"
     ),
     adjectives={target: target.adjective for target in TARGETS},
 )

@@ -305,7 +305,8 @@ class IdentifyTask(PersonalityTask):
         """Draw a description and put it into the identification template."""
         texts = self.source.descriptions[self.target]
         draw = self.method.context.draw("identify", len(texts), self.target, doc["id"])
-        return Induction("identify", self.target, None, self.wording.identify, texts[draw])
+        template = self.wording.identify_as(self.target)
+        return Induction("identify", self.target, None, template, texts[draw])
 
     def _make_method(self) -> InductionMethod:
         return create_method("none", {}, MethodContext(self.wording, self.source, self.options.seed))

@@ -226,11 +226,12 @@ class Identification:
             return [Asked(one, None, prompts.fill(plain, question=one.question)) for one in questions]
         target = Target.parse(run)
         texts = context.source.descriptions[target]
+        template = context.wording.identify_as(target)
         draw = MethodContext(context.wording, context.source, context.seed).draw
         asked = []
         for one in questions:
             text = texts[draw("identify", len(texts), target, one.id)]
-            turn = prompts.fill(context.wording.identify, personality=text, question=one.question)
+            turn = prompts.fill(template, personality=text, question=one.question)
             asked.append(Asked(one, text, turn))
         return asked
 
