@@ -89,7 +89,8 @@ _PROJECT = Wording(
         "Below are the portrait of a person and a question. Leave behind who you are and become this person "
         "entirely: take on their outlook, their tone and their attitude, and answer as they would. Start writing at "
         "once and let the thoughts come; spelling and grammar do not matter, the character of the person does. "
-        "Use no more than 300 words.\n\nPortrait: {personality}\n\nQuestion: {question}\n\nYour answer, as {adjective} person:"
+        "Use no more than 300 words.\n\nPortrait: {personality}\n\nQuestion: {question}\n\n"
+        "Your answer, as {adjective} person:"
     ),
     adjectives={target: target.adjective for target in TARGETS},
 )
