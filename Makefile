@@ -46,7 +46,7 @@ wheel: .venv-test/ready
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make demo PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet $(INDEX) "$(TORCH)" --editable '.[hf]'
+	.venv/bin/python -m pip install --quiet $(INDEX) "$(TORCH)" --editable '.[hf,plots]'
 	touch $@
 
 .venv-test/ready: $(SOURCES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -19,6 +19,7 @@ from personalitybench.neurons.commands import neurons_app
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from personalitybench.leaderboard.examples import Example
     from personalitybench.leaderboard.schema import Leaderboard
 
 app = typer.Typer(
@@ -86,14 +87,18 @@ def run(
     suite: Annotated[str, typer.Argument(help="A suite file, or the name of a bundled suite such as 'demo'.")],
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     stage: Annotated[
-        list[str] | None, typer.Option(help="Only this stage (repeatable): fit, generate, judge, score.")
+        list[str] | None, typer.Option(help="Only this stage (repeatable): fit, tune, generate, judge, score.")
     ] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(help="Local copy of the official data; PERSONALITYBENCH_DATA does the same."),
     ] = None,
 ) -> None:
-    """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes."""
+    """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes.
+
+    Stages: `fit` does what a method does once for a model; `tune` chooses strengths on the dev half (methods with
+    `choose_on: dev`); `generate` asks the questions; `judge` rates the answers; `score` makes the board.
+    """
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own progress says it all
     from personalitybench.runs.command import run_suite  # noqa: PLC0415
 
@@ -242,11 +247,12 @@ def board_from_lm_eval(
     """Make a board from lm-eval's results and samples (`--output_path ... --log_samples`)."""
     from personalitybench.judging import create_judge  # noqa: PLC0415
     from personalitybench.leaderboard.build import build_board  # noqa: PLC0415
+    from personalitybench.leaderboard.examples import pick_examples  # noqa: PLC0415
     from personalitybench.leaderboard.lm_eval_results import read_cells  # noqa: PLC0415
 
     cells = [cell for folder in folders for cell in read_cells(folder)]
     caveat = create_judge(cells[0].judge["id"]).profile.caveat if cells else ""
-    _show_and_write(build_board(name, cells, caveat=caveat), output)
+    _show_and_write(build_board(name, cells, caveat=caveat), output, pick_examples(cells))
 
 
 @boards_app.command("show")
@@ -260,14 +266,14 @@ def board_show(
     _show_and_write(read_board(board), output)
 
 
-def _show_and_write(board: Leaderboard, output: Path | None) -> None:
+def _show_and_write(board: Leaderboard, output: Path | None, examples: Sequence[Example] = ()) -> None:
     from personalitybench.leaderboard.render import write_board  # noqa: PLC0415
     from personalitybench.leaderboard.summary import board_table  # noqa: PLC0415
 
     console = _console()
     console.print(board_table(board))
     if output is not None:
-        for path in write_board(board, output):
+        for path in write_board(board, output, examples=examples):
             console.print(str(path), highlight=False, soft_wrap=True)
 
 

@@ -18,6 +18,7 @@ from personalitybench import __version__
 from personalitybench.errors import StorageError
 from personalitybench.files import cache_folder
 from personalitybench.judging.base import judge_names, load_profile
+from personalitybench.leaderboard.plots import HOW_TO_GET_PLOTS, can_plot
 from personalitybench.models import DEMO_MODEL, packaged_path
 from personalitybench.questions import DATA_VARIABLE
 
@@ -27,7 +28,7 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        area: backend, model, judge, key, data, machine.
+        area: backend, model, judge, key, data, page, machine.
         name: What.
         ready: Whether it can be used now; None where that is no question.
         detail: What was found, or what to do.
@@ -41,7 +42,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at this machine; imports nothing heavy and goes to no network."""
-    return [*_machine(), *_backends(), *_models(), *_judges(), *_data(), *_keys()]
+    return [*_machine(), *_backends(), *_models(), *_judges(), *_data(), *_page(), *_keys()]
 
 
 def show(findings: list[Finding], console: Console) -> None:
@@ -110,6 +111,11 @@ def _data() -> Iterator[Finding]:
     else:
         detail = f"in the cache ({cached})" if cached.is_dir() else "downloaded on first use"
         yield Finding("data", "official", cached.is_dir(), detail)
+
+
+def _page() -> Iterator[Finding]:
+    ready = can_plot()
+    yield Finding("page", "plots", ready, f"altair {_version('altair')}" if ready else HOW_TO_GET_PLOTS)
 
 
 def _keys() -> Iterator[Finding]:

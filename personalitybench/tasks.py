@@ -18,7 +18,7 @@ from lm_eval.api.filter import Filter
 from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_filter
 from lm_eval.api.task import ConfigurableTask
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from personalitybench.backends.needs import capabilities_of, check_needs, engine_with_plugin
 from personalitybench.errors import ConfigurationError
@@ -36,6 +36,7 @@ from personalitybench.metrics.fluency import TEXT_MEASURES, measure_text
 from personalitybench.prompts import load_wording
 from personalitybench.questions import Half, Question, shared_source
 from personalitybench.resources import bundled
+from personalitybench.strengths import ChosenOn, Strength, strength_for, strength_protocol
 from personalitybench.traits import Target
 from personalitybench.validation import validate
 from personalitybench.versions import package_versions
@@ -56,7 +57,9 @@ class TaskOptions(BaseModel):
     Attributes:
         method: Induction method.
         settings: Its settings.
-        strength: The scalar that scales its effect, for methods that have one.
+        strength: The scalar that scales its effect, for methods that have one: a number, or a mapping of targets or
+            traits to numbers.
+        chosen_on: ``dev`` where the strength was chosen on the dev half; then ``half`` is ``test``.
         seed: Seed of what the method draws.
         judge: Judge that rates the answers, or several, or None to leave them unrated.
         source: ``official`` (downloaded) or ``sample`` (bundled).
@@ -72,7 +75,8 @@ class TaskOptions(BaseModel):
 
     method: str = "none"
     settings: dict[str, Any] = Field(default_factory=dict)
-    strength: float | None = None
+    strength: Strength | None = None
+    chosen_on: ChosenOn | None = None
     seed: int = 0
     judge: str | list[str] | None = "offline"
     source: str = "sample"
@@ -82,6 +86,17 @@ class TaskOptions(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     repetition_penalty: float | None = Field(default=None, gt=0)
     artifact: str | None = None
+
+    @model_validator(mode="after")
+    def _held_out(self) -> TaskOptions:
+        if self.chosen_on and self.strength is None:
+            raise ValueError("'chosen_on' says where a strength was chosen: add the 'strength', or leave it out")
+        if self.chosen_on and self.half != "test":
+            raise ValueError(
+                f"a strength that was chosen on the dev half is reported on the test half: "
+                f"set 'half' to 'test', not {self.half!r}"
+            )
+        return self
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> TaskOptions:
@@ -109,6 +124,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
     Attributes:
         target: What the method is to induce, and what answers are scored for.
         options: What ``--metadata`` chose.
+        strength: The target's strength, for methods that have one.
         method: The induction method, ready.
     """
 
@@ -121,6 +137,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         metadata = dict(config.get("metadata") or {})
         self.target = Target.parse(metadata["target"])
         self.options = TaskOptions.from_metadata(metadata)
+        self.strength = strength_for(self.options.strength, self.target)
         if "source" not in metadata:
             _warn_about_sample()
         self.source = shared_source(self.options.source, self.options.data_dir)
@@ -161,7 +178,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
     def induce(self, doc: Mapping[str, Any]) -> Induction:
         """Bind the method to this task's target and a question."""
         question = Question.from_row(dict(doc))
-        return self.method.induce(self.target, self.options.strength, question)
+        return self.method.induce(self.target, self.strength, question)
 
     def doc_to_text(self, doc: Mapping[str, Any], doc_to_text: Any = None) -> str:  # noqa: ARG002
         """Write the user turn."""
@@ -209,6 +226,9 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
                 "version": self.method.version,
                 "settings": self.method.settings.model_dump(mode="json"),
                 "strength": self.options.strength,
+                "strength_protocol": strength_protocol(
+                    self.options.strength, self.options.half, self.options.chosen_on
+                ),
                 "artifact": artifact.sha256 if artifact else None,
             },
             "data": {
@@ -257,7 +277,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
     def _make_method(self) -> InductionMethod:
         artifact = Artifact.open(Path(self.options.artifact)) if self.options.artifact else None
         context = MethodContext(self.wording, self.source, self.options.seed, artifact)
-        method = create_method(self.options.method, self.options.settings, context, self.options.strength)
+        method = create_method(self.options.method, self.options.settings, context, self.strength)
         if method.needs and artifact is None:
             raise ConfigurationError(
                 f"method {self.options.method!r} needs what its fit leaves: run 'personalitybench fit "

@@ -11,6 +11,9 @@ from rich.console import Console
 
 from personalitybench.runs import stages
 from personalitybench.runs.command import run_suite
+from tests import plugins
+
+__all__ = ["plugins"]  # imported for what it registers
 
 _said = False
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,16 @@ import pytest
 
 from personalitybench.errors import ConfigurationError, DataError
 from personalitybench.judging import Rating, Unrated, Verdict
+from personalitybench.leaderboard import plots
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
+from personalitybench.leaderboard.examples import pick_examples
 from personalitybench.leaderboard.lm_eval_results import read_cells
 from personalitybench.leaderboard.render import read_board, to_html, to_markdown, write_board
-from personalitybench.leaderboard.schema import Leaderboard, Provenance
+from personalitybench.leaderboard.schema import Leaderboard, Provenance, Sweep
+from personalitybench.leaderboard.summary import board_table
+from personalitybench.leaderboard.sweeps import build_sweep
 from personalitybench.resources import bundled
-from personalitybench.traits import Target
+from personalitybench.traits import TARGETS, Target
 
 JUDGE = {"id": "offline", "profile_sha256": "p", "rubric_sha256": "r"}
 PROTOCOL = {
@@ -46,7 +52,7 @@ def cell(
         "protocol": PROTOCOL,
         "seed": seed,
     }
-    answers = [JudgedAnswer(key, f"Answer <b>{key}</b>.", v, Rating(5.0)) for key, v in verdicts.items()]
+    answers = [JudgedAnswer(key, f"Answer <b>{key}</b>.", v, Rating(5.0), f"{key} <i>?") for key, v in verdicts.items()]
     model = {"name": "<script>model</script>", "revision": "1"}
     return Cell(model, settings, judge, Target.parse(target), answers, Provenance(backend="hf"))
 
@@ -169,3 +175,96 @@ def test_lm_eval_results_without_samples(tmp_path: Path) -> None:
     (tmp_path / "results_1.json").write_text("[]")
     with pytest.raises(DataError, match="not a results file"):
         list(read_cells(tmp_path))
+
+
+def steered(strength: Any, protocol: str, *cells: Cell) -> list[Cell]:
+    """The same cells of a method with a strength."""
+    method = {"name": "<b>npti", "version": "1", "strength": strength, "strength_protocol": protocol}
+    return [replace(each, settings=each.settings | {"method": method}) for each in cells]
+
+
+@pytest.fixture(scope="module")
+def sweep() -> Sweep:
+    """Two traits at three strengths; only the openness of the strongest is worth more."""
+
+    def cells(*values: float) -> list[Cell]:
+        names = ("openness:high", "openness:low", "neuroticism:high", "neuroticism:low")
+        return [cell(name, ratings(*values)) for name in names]
+
+    at = {1.0: (3.0, 3.0), 1.5: (3.0, 4.0), 2.0: (5.0, 4.0)}
+    by_strength = {s: steered(s, "given", *cells(*values)) for s, values in at.items()}
+    return build_sweep(cells(4.0, 4.0), by_strength, slack=0.0)
+
+
+def tuned_board(sweep: Sweep) -> Leaderboard:
+    cells = [cell(target, ratings(4.0, 2.0)) for target in sweep.targets]
+    rows = [*cells, *steered(sweep.method.strength, "held-out", *cells), *steered(1.0, "paper", *cells)]
+    return build_board("b", rows, sweeps=[sweep])
+
+
+def test_the_table_marks_how_a_strength_was_come_by(sweep: Sweep) -> None:
+    board = tuned_board(sweep)
+    (held_out,) = [row for row in board.rows if sweep.made(row)]
+    assert held_out.identity.method.strength_protocol == "held-out"
+    lines = to_markdown(board).splitlines()
+    assert any("| <b>npti at 1–2 | held-out |" in line for line in lines)
+    assert any("| <b>npti at 1 | paper |" in line for line in lines)
+    assert any("| simple | – |" in line for line in lines)
+    assert "| openness:high | 5.0 | 3.00 (5.00; 0.00) | 3.50 (5.00; 0.00) | 4.50* (5.00; 0.00) |" in lines
+    cells = [str(cell) for cell in board_table(board).columns[0]._cells]
+    assert sorted(cells) == ["<b>npti at 1\npaper", "<b>npti at 1–2\nheld-out", "simple"]
+
+
+def test_where_no_strength_met_the_floor_it_says_so(sweep: Sweep) -> None:
+    first = sweep.targets["openness:low"]
+    failed = sweep.model_copy(
+        update={"targets": {**sweep.targets, "openness:low": first.model_copy(update={"floor_met": False})}}
+    )
+    text = to_markdown(tuned_board(failed))
+    caption = board_table(tuned_board(failed)).caption
+    assert "<b>npti at 1–2: no strength met the floor of fluency for 1 of 4 targets" in str(caption)
+    assert "held-out; floor not met: 1 of 4" in text
+    assert "No strength met the floor: openness:low (the most fluent was taken)." in text
+    assert f"{first.points[0].result.mean:.2f}(*)" in text
+
+
+def test_the_figure_of_a_sweep(sweep: Sweep) -> None:
+    pytest.importorskip("altair")
+    svg = plots.sweep_figure(sweep)
+    assert svg == plots.sweep_figure(sweep), "the same file each time"
+    root = ET.fromstring(svg)  # noqa: S314 (our own)
+    text = [element.text for element in root.iter() if element.tag.endswith("text")]
+    assert {"openness", "neuroticism", "high", "low", "trait score", "fluency", "strength"} <= set(text)
+    assert "extraversion" not in text
+    assert text.count("1.5") >= 2, "the strengths are the ticks"
+    assert "currentColor" in svg
+    assert not re.search(r"<(script|image|style)|(src|href)=|url\(\s*['\"]?http", svg)
+    assert "<b>" not in svg
+
+
+def test_the_page_with_a_sweep_and_answers(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("altair")
+    cells = [cell(str(target), {"q1": Rating(2.0), "q0": Unrated("empty_answer")}) for target in TARGETS]
+    cells += [cell(str(target), {**ratings(3.0, 4.0)}, method="none") for target in TARGETS]
+    board = build_board("b", cells, sweeps=[sweep])
+    page = to_html(board, pick_examples(cells))
+    assert page.count("<svg") == 1
+    assert page.count("<article>") == 6
+    assert re.findall(r"<h3>(.*)</h3>", page) == ["openness:high", "conscientiousness:low", "agreeableness:high"]
+    assert page.count("q0 &lt;i&gt;?</blockquote>") == 3, "the first question by its id, escaped"
+    assert page.count("score empty answer · fluency 5.0") == 3
+    assert "Answer &lt;b&gt;q0&lt;/b&gt;." in page
+    assert "<i>?" not in page
+    assert "<b>npti" not in page
+    monkeypatch.setattr(plots, "find_spec", lambda _: None)
+    without = to_html(board)
+    assert "<svg" not in without
+    assert "pip install &#39;personalitybench[plots]&#39;" in without
+    assert "4.50*" in without, "the figures are there all the same"
+
+
+def test_official_questions_and_answers_are_not_shown() -> None:
+    cells = [cell("openness:high", ratings(3.0, 4.0))]
+    assert len(pick_examples(cells)) == 1
+    data = {"source": "official", "revision": "d"}
+    assert pick_examples([*cells, replace(cells[0], settings=cells[0].settings | {"data": data})]) == []

@@ -51,10 +51,11 @@ def run(suite: Path, output: Path, *stages: str) -> str:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """All files; not the lock, and not what a kill in the middle of an atomic write leaves beside the file."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and not path.name.startswith(".")
     }
 
 

@@ -84,6 +84,34 @@ def test_a_need_that_stock_models_do_not_meet_is_refused(
         load("personalitybench_openness_high", method="simple", judge=None)
 
 
+def test_a_strength_for_each_target() -> None:
+    from tests import plugins
+
+    assert plugins.InsistentDiary.has_strength
+    metadata = {"method": "insistent", "judge": None, "strength": {"openness": 2, "openness:low": 3, "neuroticism": 1}}
+    tasks = load("personalitybench_openness", **metadata, half="test", chosen_on="dev")["tasks"]
+    for task in tasks.values():
+        task.build_all_requests(limit=1)
+        prompt = task.instances[0].args[0]
+        assert prompt.count("Remember: you are") == {"high": 2, "low": 3}[task.target.pole]
+    identities = [task.identity()["method"] for task in tasks.values()]
+    assert identities[0] == identities[1], "one row"
+    assert identities[0]["strength_protocol"] == "held-out"
+    with pytest.raises(ConfigurationError, match="have none for extraversion:high"):
+        load("personalitybench_extraversion_high", **metadata)
+    given = load("personalitybench_openness_high", **metadata)["tasks"].popitem()[1]
+    assert given.identity()["method"]["strength_protocol"] == "paper", "all questions at a given strength"
+
+
+def test_a_chosen_strength_is_reported_on_the_test_half() -> None:
+    with pytest.raises(ConfigurationError, match="set 'half' to 'test', not 'all'"):
+        TaskOptions.from_metadata({"strength": 1.0, "chosen_on": "dev"})
+    with pytest.raises(ConfigurationError, match="add the 'strength'"):
+        TaskOptions.from_metadata({"chosen_on": "dev", "half": "test"})
+    with pytest.raises(ConfigurationError, match="strength: a strength is a number"):
+        TaskOptions.from_metadata({"strength": "strong"})
+
+
 def test_metadata_with_a_misspelt_key_names_the_right_one() -> None:
     with pytest.raises(ConfigurationError, match="'methd': did you mean 'method'"):
         TaskOptions.from_metadata({"methd": "simple"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +19,7 @@ from personalitybench.leaderboard.schema import (
     Provenance,
     Row,
     RowIdentity,
+    Sweep,
     TargetResult,
 )
 from personalitybench.metrics.fluency import measure_text
@@ -32,12 +33,13 @@ Scores = dict[str, list[float]]
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """An answer with its verdicts."""
+    """An answer with its verdicts; the question's text is only for showing."""
 
     question_id: str
     answer: str
     trait: Verdict
     fluency: Verdict
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ class Cell:
     provenance: Provenance
 
 
-def build_board(name: str, cells: Iterable[Cell], caveat: str = "", source: str = "") -> Leaderboard:
+def build_board(
+    name: str, cells: Iterable[Cell], caveat: str = "", source: str = "", sweeps: Sequence[Sweep] = ()
+) -> Leaderboard:
     """Aggregate cells into a board.
 
     Cells that agree in everything but target and seed form a row. Rows are sorted by their average composite.
@@ -69,53 +73,85 @@ def build_board(name: str, cells: Iterable[Cell], caveat: str = "", source: str 
     Raises:
         DataError: There is no cell, or the cells come from different judges.
     """
+    grouped = group_cells(cells)
+    if not grouped:
+        raise DataError(f"board {name!r}: there are no judged answers to build it from")
+    judges = {content_hash(dict(group[0].judge)): group[0].judge for group in grouped}
+    if len(judges) > 1:
+        ids = ", ".join(sorted(judge["id"] for judge in judges.values()))
+        raise DataError(f"board {name!r}: its rows come from different judges ({ids}): make one board for each")
+    rows = sorted((_build_row(group) for group in grouped), key=lambda row: (-_rank(row), row.id))
+    judge = JudgeId.model_validate(next(iter(judges.values())))
+    return Leaderboard(
+        name=name, status="recomputed", judge=judge, caveat=caveat, source=source, rows=rows, sweeps=list(sweeps)
+    )
+
+
+def group_cells(cells: Iterable[Cell]) -> list[list[Cell]]:
+    """Put the cells of each row together."""
     grouped: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         settings = {key: value for key, value in cell.settings.items() if key != "seed"}
         grouped[content_hash([dict(cell.model), settings, dict(cell.judge)])].append(cell)
-    if not grouped:
-        raise DataError(f"board {name!r}: there are no judged answers to build it from")
-    judges = {content_hash(dict(group[0].judge)): group[0].judge for group in grouped.values()}
-    if len(judges) > 1:
-        ids = ", ".join(sorted(judge["id"] for judge in judges.values()))
-        raise DataError(f"board {name!r}: its rows come from different judges ({ids}): make one board for each")
-    rows = sorted((_build_row(group) for group in grouped.values()), key=lambda row: (-_rank(row), row.id))
-    judge = JudgeId.model_validate(next(iter(judges.values())))
-    return Leaderboard(name=name, status="recomputed", judge=judge, caveat=caveat, source=source, rows=rows)
+    return list(grouped.values())
 
 
 def _rank(row: Row) -> float:
     return row.average.mean if row.average.mean is not None else -math.inf
 
 
-def _build_row(cells: Sequence[Cell]) -> Row:
-    cells = sorted(cells, key=lambda cell: (TARGETS.index(cell.target), cell.settings["seed"]))
+@dataclass
+class Collected:
+    """The answers and scores of a row, by target; scores by question id."""
+
+    answers: dict[Target, list[JudgedAnswer]] = field(default_factory=lambda: defaultdict(list))
+    scores: dict[Target, Scores] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    fluency: dict[Target, Scores] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+
+    def results(self) -> dict[str, TargetResult]:
+        """Figures of every target, in the order of the cells."""
+        return {
+            str(target): _target_result(answers, self.scores[target], self.fluency[target])
+            for target, answers in self.answers.items()
+        }
+
+
+def collect(cells: Sequence[Cell]) -> Collected:
+    """Collect the answers and scores of a row, of all seeds, in the usual order of targets.
+
+    Raises:
+        DataError: A result is there twice.
+    """
+    cells = sorted(cells, key=_order)
     for earlier, later in pairwise(cells):
         if (earlier.target, earlier.settings["seed"]) == (later.target, later.settings["seed"]):
             raise DataError(
                 f"two results for {later.target} under the same settings of method "
                 f"{later.settings['method']['name']!r}, seed {later.settings['seed']}: give each result once"
             )
-    scores: dict[Target, Scores] = defaultdict(lambda: defaultdict(list))
-    fluency: dict[Target, Scores] = defaultdict(lambda: defaultdict(list))
-    answers: dict[Target, list[JudgedAnswer]] = defaultdict(list)
+    found = Collected()
     for cell in cells:
         for answer in sorted(cell.answers, key=lambda answer: answer.question_id):
-            answers[cell.target].append(answer)
-            trait_scores = scores[cell.target][answer.question_id]
-            fluency_scores = fluency[cell.target][answer.question_id]
+            found.answers[cell.target].append(answer)
+            trait_scores = found.scores[cell.target][answer.question_id]
+            fluency_scores = found.fluency[cell.target][answer.question_id]
             if isinstance(answer.trait, Rating):
                 trait_scores.append(cell.target.score(answer.trait.value))
             if isinstance(answer.fluency, Rating):
                 fluency_scores.append(answer.fluency.value)
-    identity = _identity(cells)
-    traits, average = composites(scores)
-    fluency_traits, fluency_average = composites(fluency)
+    return found
+
+
+def _build_row(cells: Sequence[Cell]) -> Row:
+    found = collect(cells)
+    identity = row_identity(cells)
+    traits, average = composites(found.scores)
+    fluency_traits, fluency_average = composites(found.fluency)
     return Row(
         id=Row.make_id(identity),
         identity=identity,
-        provenance=cells[0].provenance,
-        targets={str(target): _target_result(answers[target], scores[target], fluency[target]) for target in answers},
+        provenance=min(cells, key=_order).provenance,
+        targets=found.results(),
         traits=traits,
         average=average,
         fluency_traits=fluency_traits,
@@ -123,8 +159,9 @@ def _build_row(cells: Sequence[Cell]) -> Row:
     )
 
 
-def _identity(cells: Sequence[Cell]) -> RowIdentity:
-    first = cells[0]
+def row_identity(cells: Sequence[Cell]) -> RowIdentity:
+    """Identity of the row that cells form."""
+    first = min(cells, key=_order)
     questions = sorted({answer.question_id for cell in cells for answer in cell.answers})
     return RowIdentity.model_validate(
         {
@@ -142,8 +179,13 @@ def _identity(cells: Sequence[Cell]) -> RowIdentity:
     )
 
 
+def _order(cell: Cell) -> tuple[int, int]:
+    return TARGETS.index(cell.target), cell.settings["seed"]
+
+
 def _target_result(answers: Sequence[JudgedAnswer], scores: Scores, fluency: Scores) -> TargetResult:
     summary = summarise(scores)
+    fluent = summarise(fluency)
     rated = sum(map(len, scores.values()))
     unrated: dict[str, int] = defaultdict(int)
     measured: dict[str, list[float]] = defaultdict(list)
@@ -159,8 +201,9 @@ def _target_result(answers: Sequence[JudgedAnswer], scores: Scores, fluency: Sco
         mean=_round(summary.mean),
         sd=_round(summary.sd),
         interval=_round_interval(summary.interval),
-        fluency=_round(summarise(fluency).mean),
+        fluency=_round(fluent.mean),
         fluency_rated=sum(map(len, fluency.values())),
+        fluency_interval=_round_interval(fluent.interval),
         unrated=dict(sorted(unrated.items())),
         text={m: _round(math.fsum(v) / len(v)) or 0.0 for m, v in sorted(measured.items())},
     )

@@ -87,6 +87,7 @@ def _read_sample(sample: Mapping[str, Any]) -> JudgedAnswer:
     verdicts = json.loads(sample["filtered_resps"][0])
     return JudgedAnswer(
         question_id=sample["doc"]["id"],
+        question=sample["doc"]["question"],
         answer=sample["resps"][0][0],
         trait=verdict_from_json(verdicts["trait"]),
         fluency=verdict_from_json(verdicts["fluency"]),

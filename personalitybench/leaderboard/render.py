@@ -1,30 +1,43 @@
-"""A board as people read it: a Markdown table and a static page, both with nothing that the JSON does not say."""
+"""A board as people read it: a Markdown table and a static page.
+
+Every figure in them is in the JSON; the page may show a few answers beside it.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from personalitybench.errors import DataError
 from personalitybench.files import read_json, write_atomically
-from personalitybench.leaderboard.schema import Composite, Leaderboard, Row
+from personalitybench.leaderboard.examples import Example
+from personalitybench.leaderboard.plots import HOW_TO_GET_PLOTS, can_plot, sweep_figure
+from personalitybench.leaderboard.schema import Composite, Leaderboard, Row, Sweep
 from personalitybench.resources import bundled
+from personalitybench.strengths import show_strength
 from personalitybench.traits import TARGETS, TRAIT_NAMES
 from personalitybench.validation import validate
 
 SCALE = (2.0, 10.0)  # of a composite: two poles of 1-5
+CHOICE_LEGEND = (
+    "Mean trait score at each strength (fluency; repetition); * chosen, (*) chosen although no strength met the floor"
+)
 
 
-def write_board(board: Leaderboard, folder: Path, stem: str = "leaderboard") -> list[Path]:
-    """Write ``leaderboard.json``, ``leaderboard.md`` and ``index.html``; returns their paths."""
+def write_board(
+    board: Leaderboard, folder: Path, stem: str = "leaderboard", examples: Sequence[Example] = ()
+) -> list[Path]:
+    """Write ``leaderboard.json``, ``leaderboard.md`` and ``index.html`` (with examples); returns their paths."""
     page = folder / ("index.html" if stem == "leaderboard" else f"{stem}.html")
     paths = [folder / f"{stem}.json", folder / f"{stem}.md", page]
     write_atomically(paths[0], board.model_dump_json(indent=2) + "\n")
     write_atomically(paths[1], to_markdown(board))
-    write_atomically(paths[2], to_html(board))
+    write_atomically(paths[2], to_html(board, examples))
     return paths
 
 
@@ -45,7 +58,8 @@ def row_labels(board: Leaderboard) -> dict[str, str]:
     """What to call each row: its method with the strength, and with settings where rows differ in nothing else.
 
     Returns:
-        Label by row id, e.g. ``p2``, ``npti at 1.4``, ``few_shot (examples=4)``.
+        Label by row id, e.g. ``p2``, ``npti at 1.4``, ``npti at 0.6–1.4`` (targets have their own),
+        ``few_shot (examples=4)``.
     """
     plain = {row.id: _plain_label(row) for row in board.rows}
     known = Counter((row.identity.model.name, plain[row.id]) for row in board.rows)
@@ -59,7 +73,42 @@ def row_labels(board: Leaderboard) -> dict[str, str]:
 
 def _plain_label(row: Row) -> str:
     method = row.identity.method
-    return method.name if method.strength is None else f"{method.name} at {method.strength:g}"
+    return method.name if method.strength is None else f"{method.name} at {show_strength(method.strength)}"
+
+
+def strength_note(row: Row, board: Leaderboard) -> str:
+    """How a row's strength was come by: ``held-out``, ``paper``, ``given``, or a dash where it has none."""
+    protocol = row.identity.method.strength_protocol
+    if protocol is None:
+        return "–"
+    failed = floor_not_met(row, board)
+    return f"{protocol}; floor not met: {len(failed)} of {len(row.targets)}" if failed else protocol
+
+
+def floor_not_met(row: Row, board: Leaderboard) -> list[str]:
+    """Targets for which no strength met the floor of fluency."""
+    made = [sweep for sweep in board.sweeps if sweep.made(row)]
+    return [target for target, found in made[0].targets.items() if not found.floor_met] if made else []
+
+
+def choice_rows(sweep: Sweep) -> list[list[str]]:
+    """A sweep as a table: a line for each target, a column for each strength.
+
+    Returns:
+        First a head, then for each target its floor, and for each strength the mean trait score, and in brackets
+        fluency and repetition; the chosen one is marked with ``*``, or ``(*)`` where no strength met the floor.
+    """
+    strengths = sorted({point.strength for found in sweep.targets.values() for point in found.points})
+    rows = [["target", "floor", *(f"at {strength:g}" for strength in strengths)]]
+    for target, found in sweep.targets.items():
+        cells = [target, number(found.floor, 1 if round(found.floor, 1) == found.floor else 2)]
+        for point in found.points:
+            mark = ("*" if found.floor_met else "(*)") if point.strength == found.chosen else ""
+            result = point.result
+            beside = f"{number(result.fluency)}; {number(result.text.get('repetition'))}"
+            cells.append(f"{number(result.mean)}{mark} ({beside})")
+        rows.append(cells)
+    return rows
 
 
 def unrated_total(row: Row, board: Leaderboard) -> str:
@@ -91,11 +140,11 @@ def with_interval(composite: Composite) -> str:
 
 def to_markdown(board: Leaderboard) -> str:
     """Make the Markdown table: a row a method; the composite of each trait (2-10) and the average."""
-    head = ["model", "method", "average", *TRAIT_NAMES, "fluency", "repetition", "unfinished", "unrated"]
+    head = ["model", "method", "strength", "average", *TRAIT_NAMES, "fluency", "repetition", "unfinished", "unrated"]
     labels = row_labels(board)
     lines = [f"# {board.name}", "", _about(board), "", _row(head), _row(["---"] * len(head))]
     for row in board.rows:
-        cells = [row.identity.model.name, labels[row.id], with_interval(row.average)]
+        cells = [row.identity.model.name, labels[row.id], strength_note(row, board), with_interval(row.average)]
         cells += [with_interval(row.traits[name]) if name in row.traits else "–" for name in TRAIT_NAMES]
         cells += [number(row.fluency_average.mean if row.fluency_average else None)]
         cells += [number(text_mean(row, "repetition")), number(text_mean(row, "unfinished"))]
@@ -107,11 +156,26 @@ def to_markdown(board: Leaderboard) -> str:
         for row in board.rows:
             results = [row.targets.get(str(target)) for target in TARGETS]
             lines.append(_row([labels[row.id], *(number(result.mean if result else None) for result in results)]))
+    for sweep in board.sweeps:
+        head, *rows = choice_rows(sweep)
+        lines += [
+            "",
+            f"{_about_sweep(sweep)} {CHOICE_LEGEND}.",
+            "",
+            _row(head),
+            _row(["---"] * len(head)),
+            *map(_row, rows),
+        ]
     return "\n".join(lines) + "\n"
 
 
-def to_html(board: Leaderboard) -> str:
-    """Make the static page (``leaderboards/page.html.j2``, everything escaped)."""
+def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
+    """Make the static page (``leaderboards/page.html.j2``, everything escaped); it fetches nothing.
+
+    Args:
+        board: The board.
+        examples: Answers to show beside it.
+    """
     environment = Environment(
         loader=FileSystemLoader(bundled("leaderboards")),
         autoescape=select_autoescape(enabled_extensions=("html", "j2"), default=True),
@@ -121,6 +185,8 @@ def to_html(board: Leaderboard) -> str:
     )
     environment.filters.update(number=number, with_interval=with_interval)
     environment.filters.update(unrated_total=unrated_total, text_mean=text_mean, position=_position)
+    environment.filters.update(strength_note=strength_note, choice_rows=choice_rows, about_sweep=_about_sweep)
+    environment.filters.update(verdict=_verdict)
     template = environment.get_template("page.html.j2")
     return template.render(
         board=board,
@@ -128,6 +194,13 @@ def to_html(board: Leaderboard) -> str:
         about=_about(board),
         traits=TRAIT_NAMES,
         targets=[str(target) for target in TARGETS],
+        # Markup: our own drawing, in which Altair escapes what it is given.
+        figures=[Markup(sweep_figure(sweep)) for sweep in board.sweeps] if can_plot() else [],  # noqa: S704
+        how_to_get_plots=HOW_TO_GET_PLOTS,
+        choice_legend=CHOICE_LEGEND,
+        examples=examples,
+        models={row.id: row.identity.model.name for row in board.rows},
+        several_models=len({row.identity.model.name for row in board.rows}) > 1,
     )
 
 
@@ -145,6 +218,25 @@ def _about(board: Leaderboard) -> str:
         origin,
     ]
     return " ".join(part for part in parts if part)
+
+
+def _about_sweep(sweep: Sweep) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in sweep.method.settings.items())
+    method = f"{sweep.method.name} ({settings})" if settings else sweep.method.name
+    slack = f", less {sweep.slack:g}" if sweep.slack else ""
+    failed = [target for target, found in sweep.targets.items() if not found.floor_met]
+    none = f" No strength met the floor: {', '.join(failed)} (the most fluent was taken)." if failed else ""
+    return (
+        f"Strengths of {method} on {sweep.model.name}, chosen for each target on the dev half of the questions "
+        f"({sweep.data.questions} questions) by the ratings of judge {sweep.judge.id}: the best mean trait score "
+        f"among those whose mean fluency is not below the floor, which is that of {sweep.baseline.name} rounded to "
+        f"one decimal{slack}.{none}"
+    )
+
+
+def _verdict(value: float | str) -> str:
+    """A rating, or why there is none."""
+    return value.replace("_", " ") if isinstance(value, str) else f"{value:.1f}"
 
 
 def _position(value: float) -> float:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.files import content_hash
+from personalitybench.strengths import StrengthProtocol
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
@@ -33,7 +34,12 @@ class MethodId(_Part):
     name: str
     version: str
     settings: dict[str, Any] = {}
-    strength: float | None = None
+    strength: float | dict[str, float] | None = Field(default=None, description="for all targets, or by target")
+    strength_protocol: StrengthProtocol | None = Field(
+        default=None,
+        description="held-out: chosen on the dev half, reported on the test half; paper: given, all questions asked; "
+        "given: given, one half asked; null: the method has no strength",
+    )
     artifact: str | None = Field(default=None, description="SHA-256 of what the method's fit left")
 
 
@@ -102,6 +108,7 @@ class TargetResult(_Part):
     interval: Interval | None = Field(default=None, description="95 % percentile bootstrap over questions")
     fluency: float | None = Field(default=None, description="mean rating of fluency, 1-5")
     fluency_rated: int = 0
+    fluency_interval: Interval | None = Field(default=None, description="95 % percentile bootstrap over questions")
     unrated: dict[str, int] = Field(default={}, description="unrated answers by reason")
     text: dict[str, float] = Field(default={}, description="means of the objective text measures")
 
@@ -132,6 +139,44 @@ class Row(_Part):
         return content_hash(identity.model_dump(mode="json"))[:16]
 
 
+class SweepPoint(_Part):
+    """What one strength did to one target."""
+
+    strength: float
+    floor_met: bool = Field(description="whether the mean fluency is not below the floor")
+    result: TargetResult
+
+
+class TargetSweep(_Part):
+    """How the strength of one target was chosen."""
+
+    baseline: TargetResult = Field(description="what the baseline did on the same questions")
+    floor: float = Field(description="mean fluency below which no strength is chosen")
+    chosen: float
+    floor_met: bool = Field(description="whether any strength met the floor; if none did, the most fluent was taken")
+    points: list[SweepPoint] = Field(description="in ascending order of strength")
+
+
+class Sweep(_Part):
+    """How the strengths of a method were chosen on the dev half: every figure that the choice is made from."""
+
+    model: ModelId
+    method: MethodId = Field(description="as in the rows, with the chosen strengths")
+    baseline: MethodId = Field(description="the prompting method whose fluency is the floor")
+    judge: JudgeId = Field(description="whose ratings the choice is made from; a suite's first judge")
+    data: DataId
+    protocol: ProtocolId
+    seeds: list[int]
+    rule: str
+    slack: float = Field(description="how far the floor lies below the baseline's rounded fluency")
+    targets: dict[str, TargetSweep]
+
+    def made(self, row: Row) -> bool:
+        """Whether a row has the strengths that were chosen here."""
+        own = self.method.model_dump(exclude={"artifact"})
+        return self.model == row.identity.model and own == row.identity.method.model_dump(exclude={"artifact"})
+
+
 class Leaderboard(_Part):
     """A board."""
 
@@ -144,3 +189,4 @@ class Leaderboard(_Part):
     caveat: str = Field(default="", description="what a reader of this judge's numbers must know")
     source: str = ""
     rows: list[Row]
+    sweeps: list[Sweep] = Field(default=[], description="how the strengths of the rows marked held-out were chosen")

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich import box
 from rich.table import Table
 
-from personalitybench.leaderboard.render import number, row_labels, text_mean, unrated_total, with_interval
+from personalitybench.leaderboard.render import (
+    floor_not_met,
+    number,
+    row_labels,
+    text_mean,
+    unrated_total,
+    with_interval,
+)
 from personalitybench.leaderboard.schema import Leaderboard
 from personalitybench.traits import TRAIT_NAMES
 
@@ -18,11 +27,13 @@ _LEGEND = (
 
 def board_table(board: Leaderboard) -> Table:
     """Make a table: a row a method, the composites with an interval on the average, and how fluent it was."""
+    labels = row_labels(board)
+    notes = [_LEGEND, *_floor_notes(board, labels), board.caveat]
     models = {row.identity.model.name for row in board.rows}
     one = f", model {next(iter(models))}" if len(models) == 1 else ""
     table = Table(
         title=f"{board.name}: judge {board.judge.id}{one}",
-        caption=f"{_LEGEND} {board.caveat}".strip(),
+        caption=" ".join(notes).strip(),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -35,13 +46,26 @@ def board_table(board: Leaderboard) -> Table:
     table.add_column("average", justify="right", no_wrap=True)
     for name in (*(trait[0].upper() for trait in TRAIT_NAMES), "flu.", "rep.", "cut", "unr."):
         table.add_column(name, justify="right", no_wrap=True)
-    labels = row_labels(board)
     for row in board.rows:
         cells = [] if one else [row.identity.model.name.rpartition("/")[2]]
-        cells += [labels[row.id], with_interval(row.average).replace("[", r"\[")]
+        protocol = row.identity.method.strength_protocol
+        cells += [
+            labels[row.id] + (f"\n{protocol}" if protocol else ""),
+            with_interval(row.average).replace("[", r"\["),
+        ]
         cells += [number(row.traits[name].mean, 1) if name in row.traits else "–" for name in TRAIT_NAMES]
         cells += [number(row.fluency_average.mean if row.fluency_average else None, 1)]
         cells += [number(text_mean(row, measure)) for measure in ("repetition", "unfinished")]
         cells += [unrated_total(row, board)]
         table.add_row(*cells)
     return table
+
+
+def _floor_notes(board: Leaderboard, labels: Mapping[str, str]) -> list[str]:
+    """What to know of rows for which no strength was fluent enough."""
+    failed = {labels[row.id]: (len(floor_not_met(row, board)), len(row.targets)) for row in board.rows}
+    return [
+        f"{label}: no strength met the floor of fluency for {count} of {total} targets, the most fluent was taken."
+        for label, (count, total) in failed.items()
+        if count
+    ]

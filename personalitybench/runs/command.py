@@ -10,6 +10,7 @@ from rich.console import Console
 
 from personalitybench.errors import unknown_name
 from personalitybench.files import write_atomically
+from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.render import write_board
 from personalitybench.leaderboard.schema import Leaderboard
 from personalitybench.leaderboard.summary import board_table
@@ -38,7 +39,7 @@ def run_suite(
             raise unknown_name("stage", stage, STAGES)
     suite = load_suite(name)
     folder = output or Path("runs") / suite.name
-    boards: dict[str, Leaderboard] = {}
+    boards: dict[str, tuple[Leaderboard, list[Example]]] = {}
     with RunProgress(console) as progress:
         run = Run(suite.with_data(data_dir) if data_dir else suite, folder, progress)
         run.check()
@@ -49,13 +50,13 @@ def run_suite(
                 if stage == "score":
                     boards = run.score()
                     continue
-                {"fit": run.fit, "generate": run.generate, "judge": run.judge}[stage]()
+                {"fit": run.fit, "tune": run.tune, "generate": run.generate, "judge": run.judge}[stage]()
             paths = [
                 path
-                for judge, board in boards.items()
-                for path in write_board(board, folder, _stem(judge, suite.judges))
+                for judge, (board, examples) in boards.items()
+                for path in write_board(board, folder, _stem(judge, suite.judges), examples)
             ]
-    for board in boards.values():
+    for board, _ in boards.values():
         console.print(board_table(board))
     for path in paths:
         console.print(str(path.resolve()), highlight=False, soft_wrap=True)

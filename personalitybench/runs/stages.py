@@ -1,11 +1,12 @@
-"""The four stages of a run: fit, generate, judge, score. Each reads files and appends files; nothing is carried over.
+"""The five stages of a run: fit, tune, generate, judge, score. Each reads files and appends to files.
 
-Stages are repeatable: what is complete is passed over, what is half done goes on where it stopped.
+Nothing is carried over in memory. Stages are repeatable: what is complete is passed over, what is half done goes on
+where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,20 @@ from personalitybench.errors import ModelError, StorageError
 from personalitybench.files import Sheet
 from personalitybench.judging import create_judge, verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
+from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
-from personalitybench.leaderboard.schema import Leaderboard, Provenance
+from personalitybench.leaderboard.schema import Leaderboard, Provenance, Sweep
 from personalitybench.methods import Artifact, MethodContext, create_method
 from personalitybench.prompts import load_wording
 from personalitybench.questions import QuestionSource, shared_source
+from personalitybench.runs import tuning
+from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.fits import Fit
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.store import CallFolder, RunFolder
-from personalitybench.runs.suite import Call, ModelSpec, Suite
+from personalitybench.runs.suite import ModelSpec, Suite
+from personalitybench.strengths import strength_for
 from personalitybench.tasks import (
     PersonalityTask,
     judge_answers,
@@ -45,7 +50,7 @@ from personalitybench.tasks import (
 from personalitybench.traits import Target
 from personalitybench.versions import package_versions
 
-STAGES = ("fit", "generate", "judge", "score")
+STAGES = ("fit", "tune", "generate", "judge", "score")
 _JUDGED_AT_A_TIME = 8  # answers between two writes; a kill loses at most these
 
 
@@ -65,6 +70,7 @@ class Run:
         self.targets = suite.parsed_targets()
         self._arguments: dict[str, dict[str, Any]] = {}
         self._commits: dict[str, str] = {}
+        self._choices: dict[Path, Sweep] = {}
         self._loaded: tuple[str, LM] | None = None
 
     def check(self) -> None:
@@ -76,7 +82,8 @@ class Run:
         for judge in self.suite.judges:
             create_judge(judge)
         for call in self.suite.calls():
-            method = create_method(call.method.name, call.method.settings, self._context(call.seed), call.strength)
+            strengths = [strength_for(call.strength, target) for target in self.targets]
+            method = create_method(call.method.name, call.method.settings, self._context(call.seed), strengths[0])
             can = CAPABILITIES.get(call.model.backend, frozenset())
             check_needs(call.method.name, method.needs, can, call.model.backend)
 
@@ -108,9 +115,71 @@ class Run:
                 self._fit(call).make(location, device=call.model.device, report=stage.show)
             self._artifact(call)
 
+    def tune(self) -> None:
+        """Choose strengths on the dev half: answers at every strength and of the baseline, their ratings, a choice."""
+        tunings = list(self.suite.tunings())
+        calls = [call for each in tunings for call in each.calls()]
+        self._ask(calls, "tune")
+        self._have_rated(calls, self.suite.judges[:1], "tune")
+        for each in tunings:
+            path = self._choice_file(each)
+            if not path.is_file():
+                sweep = self._sweep(each)
+                tuning.write(path, sweep)
+                self.progress.say(tuning.describe(sweep))
+            self._choice(each)
+
     def generate(self) -> None:
         """Ask every question that has no answer yet."""
-        for call in self.suite.calls():
+        self._ask(self._reported(), "generate")
+
+    def judge(self) -> None:
+        """Have every answer rated that has no verdict yet; needs no model of the suite."""
+        self._have_rated(self._reported(), self.suite.judges, "judge")
+
+    def score(self) -> dict[str, tuple[Leaderboard, list[Example]]]:
+        """Aggregate into one board for each judge, with a few answers to show beside it."""
+        boards = {}
+        sweeps = [self._choice(each) for each in self.suite.tunings()]
+        for judge in self.suite.judges:
+            fingerprint = judge_fingerprint(judge)
+            cells = [cell for call in self._reported() for cell in self._cells(call, fingerprint)]
+            caveat = create_judge(judge).profile.caveat
+            board = build_board(self.suite.name, cells, caveat=caveat, sweeps=sweeps)
+            boards[judge] = (board, pick_examples(cells))
+        return boards
+
+    # The choice of strengths.
+
+    def _reported(self) -> list[Call]:
+        """The calls of the board; strengths that are chosen are read from their files."""
+        return list(self.suite.reported(lambda each: tuning.chosen(self._choice(each))))
+
+    def _choice(self, each: Tuning) -> Sweep:
+        """The choice as it was kept, found to follow from the answers and ratings (once in a process)."""
+        path = self._choice_file(each)
+        if path not in self._choices:
+            self._choices[path] = tuning.read(path, lambda: self._sweep(each))
+        return self._choices[path]
+
+    def _sweep(self, each: Tuning) -> Sweep:
+        """Choose anew from the answers and ratings of the dev half."""
+        fingerprint = judge_fingerprint(self.suite.judges[0])
+
+        def cells(calls: Sequence[Call]) -> list[Cell]:
+            return [cell for call in calls for cell in self._cells(call, fingerprint, "tune", "tune")]
+
+        return tuning.build(each, cells, self.suite.tuning.slack)
+
+    def _choice_file(self, each: Tuning) -> Path:
+        """A choice depends on the answers that it is made from, on the rule, and on who rated them."""
+        answers = [self._call_folder(call).folder.name for call in each.calls()]
+        identity = {"answers": answers, "rule": tuning.RULE, "slack": self.suite.tuning.slack}
+        return self.store.choice(each.label, identity, judge_fingerprint(self.suite.judges[0]))
+
+    def _ask(self, calls: Iterable[Call], stage: str) -> None:
+        """Ask the questions of calls that have no answer yet."""
+        for call in calls:
             folder = self._call_folder(call)
             sheets = {target: folder.answers(target) for target in self.targets}
             if all(sheet.complete for sheet in sheets.values()):
@@ -119,16 +188,16 @@ class Run:
             tasks = self._tasks(call)
             requests = self._requests(tasks, model)
             folder.start(self._record(call, tasks[self.targets[0]]))
-            self._answer(call, model, requests, sheets)
+            self._answer(call, model, requests, sheets, stage)
             for sheet in sheets.values():
                 sheet.finish()
         self._loaded = None
 
-    def judge(self) -> None:
-        """Have every answer rated that has no verdict yet; needs no model of the suite."""
-        for call in self.suite.calls():
+    def _have_rated(self, calls: Iterable[Call], judges: Sequence[str], name: str) -> None:
+        """Have the answers of calls rated that have no verdict yet."""
+        for call in calls:
             folder = self._call_folder(call)
-            for judge in self.suite.judges:
+            for judge in judges:
                 fingerprint = judge_fingerprint(judge)
                 pairs = [
                     (self._complete_answers(folder, target, call), folder.ratings(target, fingerprint))
@@ -138,21 +207,11 @@ class Run:
                 total = sum(len(answers) for answers, _ in pending)
                 done = sum(len(_judged_ids(ratings)) for _, ratings in pending)
                 with self.progress.stage(
-                    "judge", f"{self._title(call)} by {judge}", total=total, done=done, unit="answers"
+                    name, f"{self._title(call)} by {judge}", total=total, done=done, unit="answers"
                 ) as stage:
                     for answers, ratings in pending:
                         self._rate(judge, answers, ratings, stage)
                         ratings.finish()
-
-    def score(self) -> dict[str, Leaderboard]:
-        """Aggregate into one board for each judge."""
-        boards = {}
-        for judge in self.suite.judges:
-            fingerprint = judge_fingerprint(judge)
-            cells = [cell for call in self.suite.calls() for cell in self._cells(call, fingerprint)]
-            caveat = create_judge(judge).profile.caveat
-            boards[judge] = build_board(self.suite.name, cells, caveat=caveat)
-        return boards
 
     # What the stages share.
 
@@ -210,15 +269,13 @@ class Run:
         return [(target, request) for target, task in tasks.items() for request in task.instances]
 
     def _answer(
-        self, call: Call, model: LM, requests: list[tuple[Target, Instance]], sheets: dict[Target, Sheet]
+        self, call: Call, model: LM, requests: list[tuple[Target, Instance]], sheets: dict[Target, Sheet], name: str
     ) -> None:
         """Run the batches that miss an answer, whole, so that a resumed run forms the same batches."""
         done = {target: {row["id"] for row in sheet.lines.read()} for target, sheet in sheets.items()}
         batches = plan_batches(model, [request for _, request in requests], call.model.batch_size)
         finished = sum(map(len, done.values()))
-        with self.progress.stage(
-            "generate", self._title(call), total=len(requests), done=finished, unit="answers"
-        ) as stage:
+        with self.progress.stage(name, self._title(call), total=len(requests), done=finished, unit="answers") as stage:
             for batch in batches:
                 asked = [requests[index] for index in batch]
                 if all(request.doc["id"] in done[target] for target, request in asked):
@@ -245,26 +302,31 @@ class Run:
             )
             stage.advance(len(chunk))
 
-    def _complete_answers(self, folder: CallFolder, target: Target, call: Call) -> list[dict[str, Any]]:
+    def _complete_answers(
+        self, folder: CallFolder, target: Target, call: Call, stage: str = "generate"
+    ) -> list[dict[str, Any]]:
         sheet = folder.answers(target)
         if not sheet.complete:
             raise StorageError(
-                f"{sheet.path} is not complete: run the stage 'generate' for {call.label} first (it resumes)"
+                f"{sheet.path} is not complete: run the stage {stage!r} for {call.label} first (it resumes)"
             )
         return list(sheet.lines.read())
 
-    def _cells(self, call: Call, judge: dict[str, str]) -> Iterator[Cell]:
+    def _cells(
+        self, call: Call, judge: dict[str, str], asked_in: str = "generate", judged_in: str = "judge"
+    ) -> Iterator[Cell]:
         folder = self._call_folder(call)
         for target in self.targets:
-            answers = self._complete_answers(folder, target, call)
+            answers = self._complete_answers(folder, target, call, asked_in)
             ratings = folder.ratings(target, judge)
             if not ratings.complete:
-                raise StorageError(f"{ratings.path} is not complete: run the stage 'judge' first (it resumes)")
+                raise StorageError(f"{ratings.path} is not complete: run the stage {judged_in!r} first (it resumes)")
             verdicts = {row["id"]: row for row in ratings.lines.read()}
             record = folder.record
             judged = [
                 JudgedAnswer(
                     question_id=row["id"],
+                    question=row["question"],
                     answer=row["answer"],
                     trait=verdict_from_json(verdicts[row["id"]]["trait"]),
                     fluency=verdict_from_json(verdicts[row["id"]]["fluency"]),

@@ -4,6 +4,7 @@
 
     <run>/suite.yaml                                      what was run
     <run>/fits/<method>-<hash>.json                       which artifact a method's fit left
+    <run>/choices/<method>-<hash>/<judge>-<hash>.json     strengths chosen on the dev half, with the sweep
     <run>/calls/<label>-<hash>/call.json                  identity of the settings, provenance
     <run>/calls/<label>-<hash>/<target>/answers.jsonl     one line an answer
     <run>/calls/<label>-<hash>/<target>/answers.json      manifest: count and hash
@@ -37,8 +38,7 @@ class CallFolder:
 
     def ratings(self, target: Target, judge: Mapping[str, str]) -> Sheet:
         """Sheet of verdicts: ``id``, ``trait`` and ``fluency``, each a rating or the reason why there is none."""
-        name = f"{judge['id']}-{content_hash(dict(judge))[:8]}.jsonl"
-        return Sheet(self._target_folder(target) / name)
+        return Sheet(self._target_folder(target) / f"{_judge_name(judge)}.jsonl")
 
     @property
     def record(self) -> dict[str, Any]:
@@ -78,3 +78,12 @@ class RunFolder:
         """All calls that were started."""
         for path in sorted((self.folder / "calls").glob("*/call.json")):
             yield CallFolder(path.parent)
+
+    def choice(self, label: str, identity: Mapping[str, Any], judge: Mapping[str, str]) -> Path:
+        """File of a choice of strengths, named by what was chosen from and by who rated it."""
+        folder = self.folder / "choices" / f"{label}-{content_hash(dict(identity))[:12]}"
+        return folder / f"{_judge_name(judge)}.json"
+
+
+def _judge_name(judge: Mapping[str, str]) -> str:
+    return f"{judge['id']}-{content_hash(dict(judge))[:8]}"

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from personalitybench.errors import ConfigurationError
 from personalitybench.questions import Half
 from personalitybench.resources import bundled
+from personalitybench.runs.calls import Call, Tuning
+from personalitybench.strengths import ChosenOn, Strength
 from personalitybench.traits import TARGETS, Target
 from personalitybench.validation import validate
+
+_USUAL_BASELINES = ("p2", "simple")  # the better prompt of the paper's Table 1 first
 
 
 class _Part(BaseModel):
@@ -42,15 +45,42 @@ class ModelSpec(_Part):
 
 
 class MethodSpec(_Part):
-    """A method with its settings; strengths only for methods that have one."""
+    """A method with its settings.
+
+    Attributes:
+        name: Registered name.
+        settings: Its settings.
+        strengths: Only for methods that have one. Each is a row of its own: a number, or a mapping of targets or
+            traits to numbers.
+        choose_on: ``dev``: one row, its strength chosen for each target on the dev half among ``strengths``.
+    """
 
     name: str
     settings: dict[str, Any] = {}
-    strengths: list[float] = []
+    strengths: list[Strength] = []
+    choose_on: ChosenOn | None = None
+
+    @model_validator(mode="after")
+    def _choice(self) -> MethodSpec:
+        if any(strength in self.strengths[:index] for index, strength in enumerate(self.strengths)):
+            raise ValueError(f"method {self.name!r} has a strength twice in {self.strengths}: name each once")
+        numbers = [strength for strength in self.strengths if isinstance(strength, float)]
+        if self.choose_on and (len(numbers) < 2 or len(numbers) < len(self.strengths)):
+            raise ValueError(
+                f"method {self.name!r}: 'choose_on: dev' chooses among 'strengths', a list of at least two numbers"
+            )
+        return self
 
 
 class QuestionsSpec(_Part):
-    """Which questions are asked; ``limit`` keeps the first so many of each target."""
+    """Which questions are asked.
+
+    Attributes:
+        source: ``sample`` or ``official``.
+        data_dir: Local copy of the official data.
+        half: ``dev``, ``test`` or ``all``; where a method has ``choose_on: dev`` it is ``test``.
+        limit: Keeps the first so many of each target.
+    """
 
     source: Literal["official", "sample"] = "sample"
     data_dir: str | None = None
@@ -58,9 +88,32 @@ class QuestionsSpec(_Part):
     limit: int | None = Field(default=None, ge=1)
 
 
-class ProtocolSpec(_Part):
-    """How they are asked; what is left out is the paper's protocol."""
+class TuningSpec(_Part):
+    """How a strength is chosen where a method has ``choose_on: dev``.
 
+    Attributes:
+        baseline: The prompting method whose fluency is the floor, one of the suite's own: ``p2`` where it has that,
+            else ``simple``.
+        slack: How far below the baseline's rounded fluency the floor lies, in points of the 1-5 scale. The lines that
+            the paper draws lie 0.1 below; with 0 a baseline of 4.96 would refuse itself, because it rounds to 5.0.
+    """
+
+    baseline: str | None = None
+    slack: float = Field(default=0.1, ge=0, le=4)
+
+
+class ProtocolSpec(_Part):
+    """How they are asked; of what is left out, the paper's values are taken.
+
+    Attributes:
+        name: ``paper``: strengths are given and all questions are asked, as in the paper. ``protocol: paper`` is
+            short for it.
+        prompts: ``project`` or ``official`` wording.
+        max_tokens: New tokens of an answer.
+        repetition_penalty: Of the answers.
+    """
+
+    name: Literal["paper"] | None = None
     prompts: Literal["project", "official"] = "project"
     max_tokens: int | None = Field(default=None, ge=1)
     repetition_penalty: float | None = Field(default=None, gt=0)
@@ -75,7 +128,8 @@ class Suite(_Part):
     targets: Literal["all"] | list[str] = "all"
     seeds: list[int] = Field(default=[0], min_length=1)
     judges: list[str] = Field(default=["offline"], min_length=1)
-    questions: QuestionsSpec = QuestionsSpec()
+    questions: QuestionsSpec = Field(default=QuestionsSpec(), validate_default=True)
+    tuning: TuningSpec = Field(default=TuningSpec(), validate_default=True)
     protocol: ProtocolSpec = ProtocolSpec()
 
     @field_validator("models", "methods", mode="before")
@@ -84,6 +138,69 @@ class Suite(_Part):
         """A bare name stands for the thing with its defaults."""
         items = value if isinstance(value, list) else [value]
         return [{"name": item} if isinstance(item, str) else item for item in items]
+
+    @field_validator("protocol", mode="before")
+    @classmethod
+    def _protocol_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    # Fields are validated in their order, so each validator below sees the parts above it.
+
+    @field_validator("questions")
+    @classmethod
+    def _held_out(cls, questions: QuestionsSpec, info: ValidationInfo) -> QuestionsSpec:
+        """Where a strength is chosen on the dev half, every row is asked the test half, so that rows compare."""
+        tuned = [method.name for method in info.data.get("methods", []) if method.choose_on]
+        if not tuned:
+            return questions
+        if "half" in questions.model_fields_set and questions.half != "test":
+            raise ValueError(
+                f"the strength of {tuned[0]!r} is chosen on the dev half, so results are of the test half: "
+                f"leave 'half' out or set it to 'test', not {questions.half!r}"
+            )
+        return questions.model_copy(update={"half": "test"})
+
+    @field_validator("tuning")
+    @classmethod
+    def _baseline(cls, tuning: TuningSpec, info: ValidationInfo) -> TuningSpec:
+        """Find the baseline among the suite's methods."""
+        methods: list[MethodSpec] = info.data.get("methods", [])
+        tuned = [method.name for method in methods if method.choose_on]
+        if not tuned:
+            if tuning != TuningSpec():
+                raise ValueError("no method of the suite has 'choose_on: dev': add it, or leave 'tuning' out")
+            return tuning
+        names = [method.name for method in methods if not method.strengths]
+        if tuning.baseline is None:
+            found = [name for name in _USUAL_BASELINES if name in names]
+            if not found:
+                raise ValueError(
+                    f"the strength of {tuned[0]!r} is chosen against the fluency of a prompt baseline: "
+                    "add p2 or simple to the methods, or name one of them in 'tuning.baseline'"
+                )
+            return tuning.model_copy(update={"baseline": found[0]})
+        if tuning.baseline not in names:
+            raise ValueError(
+                f"the baseline {tuning.baseline!r} is not a method of the suite without strengths; "
+                f"those are {', '.join(names) or 'none'}"
+            )
+        return tuning
+
+    @field_validator("protocol")
+    @classmethod
+    def _paper(cls, protocol: ProtocolSpec, info: ValidationInfo) -> ProtocolSpec:
+        """The paper's protocol asks all questions at given strengths."""
+        if protocol.name != "paper":
+            return protocol
+        tuned = [method.name for method in info.data.get("methods", []) if method.choose_on]
+        if tuned:
+            raise ValueError(
+                f"protocol 'paper' takes strengths as they are given: leave out 'choose_on' of {tuned[0]!r}"
+            )
+        questions = info.data.get("questions")
+        if questions is not None and questions.half != "all":
+            raise ValueError(f"protocol 'paper' asks all questions: leave out 'questions.half', not {questions.half!r}")
+        return protocol
 
     def parsed_targets(self) -> list[Target]:
         """Targets in their usual order.
@@ -100,14 +217,39 @@ class Suite(_Part):
         """The same suite with a local copy of the official data."""
         return self.model_copy(update={"questions": self.questions.model_copy(update={"data_dir": str(folder)})})
 
-    def calls(self) -> Iterator[Call]:
-        """All settings under which the targets are asked, model by model."""
+    def tunings(self) -> Iterator[Tuning]:
+        """Every method on every model whose strength is to be chosen."""
         for model in self.models:
             for method in self.methods:
-                strengths: list[float | None] = [*method.strengths] or [None]
+                if method.choose_on:
+                    yield self._tuning(model, method)
+
+    def _tuning(self, model: ModelSpec, method: MethodSpec) -> Tuning:
+        # The first of the baseline's name; another may have other settings.
+        baseline = next(spec for spec in self.methods if spec.name == self.tuning.baseline and not spec.strengths)
+        return Tuning(model, method, baseline, tuple(self.seeds))
+
+    def calls(self) -> Iterator[Call]:
+        """All calls that are known before anything ran, of a strength to be chosen those that it is chosen from."""
+        for tuning in self.tunings():
+            yield from tuning.calls()
+        yield from self.reported(lambda _: None)
+
+    def reported(self, chosen: Callable[[Tuning], Mapping[str, float] | None]) -> Iterator[Call]:
+        """The calls whose answers a board reports, model by model.
+
+        Args:
+            chosen: Gives the strengths that were chosen, by target; None leaves the calls out.
+        """
+        for model in self.models:
+            for method in self.methods:
+                strengths: Sequence[float | Mapping[str, float] | None] = method.strengths or [None]
+                if method.choose_on:
+                    found = chosen(self._tuning(model, method))
+                    strengths = [found] if found is not None else []
                 for strength in strengths:
                     for seed in self.seeds:
-                        yield Call(model, method, strength, seed)
+                        yield Call(model, method, strength, seed, self.questions.half, method.choose_on)
 
     def task_metadata(self, call: Call, artifact: str | None = None) -> dict[str, Any]:
         """What ``lm_eval --metadata`` would be given for a call."""
@@ -115,36 +257,17 @@ class Suite(_Part):
             "method": call.method.name,
             "settings": call.method.settings,
             "strength": call.strength,
+            "chosen_on": call.chosen_on,
             "seed": call.seed,
             "judge": None,
             "source": self.questions.source,
             "data_dir": self.questions.data_dir,
-            "half": self.questions.half,
+            "half": call.half,
             "prompts": self.protocol.prompts,
             "max_tokens": self.protocol.max_tokens,
             "repetition_penalty": self.protocol.repetition_penalty,
             "artifact": artifact,
         }
-
-
-@dataclass(frozen=True)
-class Call:
-    """One model under one method, strength and seed: what one ``lm_eval`` call would ask."""
-
-    model: ModelSpec
-    method: MethodSpec
-    strength: float | None
-    seed: int
-
-    @property
-    def label(self) -> str:
-        """Short name for progress and folders."""
-        parts = [self.method.name.replace("/", "_")]
-        if self.strength is not None:
-            parts.append(f"{self.strength:g}")
-        if self.seed:
-            parts.append(f"seed{self.seed}")
-        return "-".join(parts)
 
 
 def load_suite(path_or_name: str) -> Suite:

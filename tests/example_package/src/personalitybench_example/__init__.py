@@ -1,6 +1,7 @@
-"""An induction method in a package of its own: the answer is written as a page of a diary.
+"""Two induction methods in a package of their own: the answer is written as a page of a diary.
 
-After ``pip install``, the method is found by its entry point under the name ``personalitybench-example/diary``.
+After ``pip install``, they are found by their entry points under the names ``personalitybench-example/diary`` and
+``personalitybench-example/insistent``.
 """
 
 from __future__ import annotations
@@ -51,3 +52,17 @@ class DiaryPrompt:
         """Name the persona by its adjective."""
         adjective = self.context.wording.adjectives[target]
         return Induction("personalitybench-example/diary", target, strength, self._template, adjective)
+
+
+class InsistentDiary(DiaryPrompt):
+    """Remind the writer of the persona, as many times as the strength says."""
+
+    summary: ClassVar[str] = "a page of a diary, with a repeated reminder"
+    has_strength: ClassVar[bool] = True
+
+    def induce(self, target: Target, strength: float | None, question: Question) -> Induction:
+        """Repeat the reminder."""
+        times = 1 if strength is None else round(strength)
+        template = self._template + " Remember: you are {personality} person." * times
+        adjective = self.context.wording.adjectives[target]
+        return Induction("personalitybench-example/insistent", target, strength, template, adjective)
