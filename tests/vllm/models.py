@@ -27,7 +27,8 @@ from transformers import (
 from personalitybench.activations.interventions import Intervention, Operation
 
 LAYERS, NEURONS, VOCABULARY = 3, 128, 512
-BOS, EOS = 0, 1
+BOS, EOS, PAD = range(3)
+"""Padding of its own: transformers' repetition penalty takes left padding for words of the prompt."""
 
 FAMILIES: Mapping[str, type[PreTrainedConfig]] = {
     "llama": LlamaConfig,
@@ -56,12 +57,12 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=["<s>", "</s>"],
+        special_tokens=["<s>", "</s>", "<pad>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(_TEXT, trainer)
-    marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    marks = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=4096, **marks)
     fast.chat_template = _TEMPLATE
     fast.save_pretrained(folder)
@@ -97,7 +98,7 @@ def config_of(family: str, **more: Any) -> PreTrainedConfig:
         "max_position_embeddings": 4096,
         "bos_token_id": BOS,
         "eos_token_id": EOS,
-        "pad_token_id": EOS,
+        "pad_token_id": PAD,
         "initializer_range": 0.25,
     }
     if family in {"qwen3", "gemma2", "gemma3"}:
@@ -110,7 +111,7 @@ def config_of(family: str, **more: Any) -> PreTrainedConfig:
 def save_unsupported(folder: Path, kind: str) -> None:
     """Save a model that cannot be steered: ``mixtral`` has experts, ``opt`` has MLPs without a gate."""
     common = {"vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ends = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": EOS, "max_position_embeddings": 256}
+    ends = {"bos_token_id": BOS, "eos_token_id": EOS, "pad_token_id": PAD, "max_position_embeddings": 256}
     if kind == "mixtral":
         experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "num_key_value_heads": 2}
         config: PreTrainedConfig = MixtralConfig(**common, **ends, **experts, intermediate_size=64)

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
 from tests.vllm.engines import Request, edited_by, edits_of, preemptions, report, tokens_of, transformers_tokens
-from tests.vllm.models import BOS, EOS, FAMILIES, LAYERS, VOCABULARY
+from tests.vllm.models import BOS, FAMILIES, LAYERS, PAD, VOCABULARY
 
 Engine = Callable[..., Any]
 
@@ -37,7 +37,7 @@ def mixed_requests(interventions: list[str], *, lengths: tuple[int, int] = (3, 4
         third | {"strength": 0.0},
     ]
     sizes = draw.integers(*lengths, len(wanted))
-    prompts = [[BOS, *draw.integers(EOS + 1, VOCABULARY, size).tolist()] for size in sizes]
+    prompts = [[BOS, *draw.integers(PAD + 1, VOCABULARY, size).tolist()] for size in sizes]
     prompts[9] = prompts[7]  # only the seed differs
     return [Request(prompt, wish) for prompt, wish in zip(prompts, wanted, strict=True)]
 

@@ -143,5 +143,5 @@ def test_a_suite_and_stock_lm_eval_steer_with_one_fit(
     assert record["canary"]["edited_tokens"] > 0
     assert record["canary"]["logit_change"] > 0
     (samples,) = (tmp_path / "out").rglob("samples_*.jsonl")
-    same = [json.loads(line)["resps"][0][0] for line in samples.read_text().splitlines()]
-    assert same == [row["answer"] for row in JsonLines(answers).read()], "either way, the same answers"
+    same = {row["doc"]["id"]: row["resps"][0][0] for row in map(json.loads, samples.read_text().splitlines())}
+    assert same == {row["id"]: row["answer"] for row in JsonLines(answers).read()}, "either way, the same answers"

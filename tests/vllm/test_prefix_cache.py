@@ -13,7 +13,7 @@ pytest.importorskip("vllm", reason="vLLM has an environment of its own: make tes
 
 from personalitybench.backends.wishes import Wish
 from tests.vllm.engines import Request, answer, tokens_of
-from tests.vllm.models import BOS, EOS, VOCABULARY, save_intervention
+from tests.vllm.models import BOS, PAD, VOCABULARY, save_intervention
 from tests.vllm.test_batches import assert_steered, mixed_requests, unsteered
 
 Engine = Callable[..., Any]
@@ -23,7 +23,7 @@ CLOSE = 1e-3
 
 
 def some_prompt(seed: int, length: int = 45) -> list[int]:
-    return [BOS, *np.random.default_rng(seed).integers(EOS + 1, VOCABULARY, length).tolist()]
+    return [BOS, *np.random.default_rng(seed).integers(PAD + 1, VOCABULARY, length).tolist()]
 
 
 @pytest.fixture(scope="module")
