@@ -57,23 +57,30 @@ def open_engine(model: Path | str, *, steerable: bool = True, **options: Any) ->
     return LLM(str(model), **settings)
 
 
+def prompt_of(request: Request) -> Any:
+    """As vLLM takes it."""
+    from vllm import TokensPrompt
+
+    return TokensPrompt(prompt_token_ids=request.prompt)
+
+
+def params_of(request: Request) -> Any:
+    """Greedy sampling parameters with what the request wants."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=0,
+        max_tokens=request.new_tokens,
+        repetition_penalty=PENALTY,
+        logprobs=1,
+        extra_args={PLUGIN: request.wanted} if request.wanted else None,
+        **request.more,
+    )
+
+
 def answer(llm: Any, requests: Sequence[Request]) -> list[Answer]:
     """Answer requests in one batch, greedily."""
-    from vllm import SamplingParams, TokensPrompt
-
-    params = [
-        SamplingParams(
-            temperature=0,
-            max_tokens=one.new_tokens,
-            repetition_penalty=PENALTY,
-            logprobs=1,
-            extra_args={PLUGIN: one.wanted} if one.wanted else None,
-            **one.more,
-        )
-        for one in requests
-    ]
-    prompts = [TokensPrompt(prompt_token_ids=one.prompt) for one in requests]
-    outputs = llm.generate(prompts, params, use_tqdm=False)
+    outputs = llm.generate([prompt_of(one) for one in requests], [params_of(one) for one in requests], use_tqdm=False)
     assert len(outputs) == len(requests)
     found = []
     for output in outputs:

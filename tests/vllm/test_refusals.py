@@ -16,7 +16,7 @@ pytest.importorskip("vllm", reason="vLLM has an environment of its own: make tes
 from personalitybench.backends.vllm.loader import _refuse_features, plugin_options
 from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError, StorageError
 from tests.test_activations_interventions import forge
-from tests.vllm.engines import Request, run_elsewhere, tokens_of
+from tests.vllm.engines import Request, params_of, prompt_of, run_elsewhere, tokens_of
 from tests.vllm.models import LAYERS, NEURONS, save_intervention, save_unsupported
 
 Engine = Callable[..., Any]
@@ -99,6 +99,31 @@ def test_more_interventions_at_once_than_slots_are_refused_and_over_time_they_ta
     # Any number of requests and strengths share a slot.
     same = [Request(PROMPT, {"intervention": folders[0], "strength": 0.1 * number}) for number in range(1, 6)]
     assert tokens_of(llm, same) == tokens_of(roomy, same)
+
+
+def test_an_intervention_that_is_being_used_keeps_its_slot(engine: Engine, tmp_path: Path) -> None:
+    """Requests come while a long one is under way: they take the slots of those that have ended."""
+    llm, roomy = engine(additional_config=FEW), engine()
+    folders = [save_intervention(tmp_path / str(seed), 20 + seed) for seed in range(4)]
+    long, *short = (
+        Request(PROMPT, {"intervention": folder, "strength": 1.0}, new_tokens=count, more={"ignore_eos": True})
+        for folder, count in zip(folders, (40, 6, 6, 6), strict=True)
+    )
+    served = llm.llm_engine
+    served.add_request("long", prompt_of(long), params_of(long))
+    found: dict[str, list[int]] = {}
+    for number, one in enumerate(short):
+        served.add_request(str(number), prompt_of(one), params_of(one))
+        if number == 0:
+            with pytest.raises(NeedsNotMetError, match="more than 2 interventions at once"):
+                served.add_request("one too many", prompt_of(short[1]), params_of(short[1]))
+        while str(number) not in found:
+            found |= {out.request_id: list(out.outputs[0].token_ids) for out in served.step() if out.finished}
+        assert "long" not in found
+    while served.has_unfinished_requests():
+        found |= {out.request_id: list(out.outputs[0].token_ids) for out in served.step() if out.finished}
+    expected = [tokens_of(roomy, [one])[0] for one in (long, *short)]
+    assert [found[name] for name in ("long", "0", "1", "2")] == expected
 
 
 @pytest.mark.parametrize(
