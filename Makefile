@@ -18,7 +18,7 @@ SOURCES = pyproject.toml Makefile
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo       compare four ways of prompting a personality on a small real model"
+	@echo "make demo       compare ways of prompting a personality, and edited neurons, on a small real model"
 	@echo "make test       run the tests"
 	@echo "make test-slow  run the tests that take over a minute, too"
 	@echo "make test-vllm  run the tests of the vLLM plug-in (Linux; no GPU needed)"

@@ -99,7 +99,13 @@ def _panels(base: alt.Chart, what: str, title: str, sweep: Sweep) -> alt.FacetCh
     upper = what == "score"
     x = alt.X(
         "strength:Q",
-        axis=alt.Axis(values=strengths, format="~g", grid=False, title=None if upper else "strength", labels=not upper),
+        axis=alt.Axis(
+            values=strengths,
+            labelExpr="'' + datum.value",  # as written: a format is rounded to the distance of the ticks
+            grid=False,
+            title=None if upper else "strength",
+            labels=not upper,
+        ),
         scale=alt.Scale(zero=False, nice=False, padding=8),
     )
     y = alt.Y(f"{what}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=5))
