@@ -1,8 +1,8 @@
 """How long identification takes: ours (answers, then teacher-forced reading), and the released way, in the same run.
 
-Run: ``python benchmarks/identification.py [--engine vllm] [--questions 64] [--max-tokens 100]``. Two poles of one trait
-of the bundled sample on the demo model, on vLLM or transformers, each way in a process of its own, one after the other,
-round by round. The released way is the reimplementation under ``tests/parity``: static batches of 32, eager, and at
+Run: ``python benchmarks/identification.py [--engine vllm] [--questions 64] [--max-tokens 100]``. Two poles, questions
+of the bundled sample, on the demo model, on vLLM or transformers, each way in a process of its own, one after the
+other, round by round. The released way is the reimplementation under ``tests/parity``: static batches of 32, eager, and at
 every decode step bucketize and scatter-add into a [layers, neurons, 301] histogram. Starting the engine is not counted
 for either. Prints questions in a second, the ratio, and the share of the time that the statistics take.
 """
@@ -22,8 +22,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-TRAIT = "extraversion"
-
 
 def prompts_of(questions: int, chat_prompt: Any) -> dict[str, list[tuple[str, str]]]:
     """Id and text of each prompt, for both poles."""
@@ -32,27 +30,21 @@ def prompts_of(questions: int, chat_prompt: Any) -> dict[str, list[tuple[str, st
     from personalitybench.methods import MethodContext
     from personalitybench.prompts import load_wording
     from personalitybench.questions import open_source
-    from personalitybench.traits import Pole, Target
+    from personalitybench.traits import TRAIT_NAMES, Pole, Target
 
     source, wording = open_source("sample"), load_wording("project")
     draw = MethodContext(wording, source, 0).draw
     found = {}
     for pole in Pole:
-        target = Target(TRAIT, pole)
-        texts = source.descriptions[target]
-        found[str(target)] = [
-            (
-                question.id,
-                chat_prompt(
-                    prompts.fill(
-                        wording.identify_as(target),
-                        personality=texts[draw("identify", len(texts), target, question.id)],
-                        question=question.question,
-                    )
-                ),
-            )
-            for question in draw_questions(source, TRAIT, questions, 0)
-        ]
+        asked = []
+        for trait in TRAIT_NAMES:  # the sample has few questions of each
+            target = Target(trait, pole)
+            texts, template = source.descriptions[target], wording.identify_as(target)
+            for question in draw_questions(source, trait, None, 0):
+                text = texts[draw("identify", len(texts), target, question.id)]
+                turn = prompts.fill(template, personality=text, question=question.question)
+                asked.append((question.id, chat_prompt(turn)))
+        found[str(Target(TRAIT_NAMES[0], pole))] = asked[:questions]
     return found
 
 
