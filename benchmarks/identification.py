@@ -2,9 +2,9 @@
 
 Run: ``python benchmarks/identification.py [--engine vllm] [--questions 64] [--max-tokens 100]``. Two poles, questions
 of the bundled sample, on the demo model, on vLLM or transformers, each way in a process of its own, one after the
-other, round by round. The released way is the reimplementation under ``tests/parity``: static batches of 32, eager, and at
-every decode step bucketize and scatter-add into a [layers, neurons, 301] histogram. Starting the engine is not counted
-for either. Prints questions in a second, the ratio, and the share of the time that the statistics take.
+other, round by round. The released way is the reimplementation under ``tests/parity``: static batches of 32, eager,
+and at every decode step bucketize and scatter-add into a [layers, neurons, 301] histogram. Starting the engine is not
+counted for either. Prints questions in a second, the ratio, and the share of the time that the statistics take.
 """
 
 from __future__ import annotations
