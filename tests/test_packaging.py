@@ -72,6 +72,9 @@ def test_the_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path, demo_
     # The bundled demo, cut to a few answers so that it takes seconds.
     text = next((tmp_path / "site").rglob("harness/demo.yaml")).read_text()
     small = text.replace("max_tokens: 64", "max_tokens: 4").replace("half: test", "half: test\n  limit: 1")
+    identification = "questions: all, max_tokens: 48, batch_size: 36, shards: 6"
+    assert identification in small
+    small = small.replace(identification, "questions: 4, max_tokens: 4, batch_size: 4, shards: 2")
     (empty / "small.yaml").write_text(small)
     assert "leaderboard.json" in command("run", "small.yaml")
     assert (empty / "runs" / "demo" / "index.html").is_file()
