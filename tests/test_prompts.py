@@ -227,21 +227,29 @@ def test_the_hash_of_a_wording_covers_the_adjectives() -> None:
     assert replace(wording, adjectives=reordered).sha256 == wording.sha256
 
 
+def test_identification_names_the_adjective_where_the_wording_has_a_place_for_it() -> None:
+    wording = load_wording("project")
+    target = TARGETS[1]
+    assert f"as {wording.adjectives[target]} person:" in wording.identify_as(target)
+    assert "{personality}" in wording.identify_as(target)
+    assert replace(wording, identify="{personality} {question}").identify_as(target) == "{personality} {question}"
+
+
 @pytest.mark.parametrize(
-    ("part", "place"),
+    ("part", "places"),
     [
-        ("plain", None),
-        ("simple", "{personality}"),
-        ("p2", "{personality}"),
-        ("identify", "{personality}"),
-        ("few_shot", "{examples}"),
+        ("plain", set()),
+        ("simple", {"{personality}"}),
+        ("p2", {"{personality}"}),
+        ("identify", {"{personality}", "{adjective}"}),
+        ("few_shot", {"{examples}"}),
     ],
 )
-def test_the_projects_templates_have_their_places_and_no_other(part: str, place: str | None) -> None:
+def test_the_projects_templates_have_their_places_and_no_other(part: str, places: set[str]) -> None:
     template = getattr(load_wording("project"), part)
     assert template.count("{question}") == 1
-    assert set(re.findall(r"\{\w*\}", template)) == {"{question}", place} - {None}
-    filled = fill(template, personality="<P>", question="<Q>", examples="<E>")
+    assert set(re.findall(r"\{\w*\}", template)) == {"{question}"} | places
+    filled = fill(template, personality="<P>", question="<Q>", examples="<E>", adjective="<A>")
     assert "{" not in filled
     assert "}" not in filled
     assert "no more than 300 words" in filled, "the protocol asks for it, and the limit of tokens relies on it"
