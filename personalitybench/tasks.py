@@ -188,7 +188,10 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         """Build the requests; leave out what the model's interface cannot take."""
         self._model = getattr(chat_template, "__self__", None)
         if self.method.needs and self._model is None:
-            raise ConfigurationError(f"method {self.options.method!r} speaks to chat models: add --apply_chat_template")
+            raise ConfigurationError(
+                f"method {self.options.method!r} needs {' and '.join(sorted(self.method.needs))}, and lm-eval says which "
+                "model it has only with --apply_chat_template: add it"
+            )
         check_needs(self.options.method, self.method.needs, capabilities_of(self._model))
         self.chat_template = bool(kwargs.get("apply_chat_template"))
         self.system_instruction = kwargs.get("system_instruction")
