@@ -189,8 +189,8 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         self._model = getattr(chat_template, "__self__", None)
         if self.method.needs and self._model is None:
             raise ConfigurationError(
-                f"method {self.options.method!r} needs {' and '.join(sorted(self.method.needs))}, and lm-eval says which "
-                "model it has only with --apply_chat_template: add it"
+                f"method {self.options.method!r} needs {' and '.join(sorted(self.method.needs))}, and lm-eval says "
+                "which model it has only with --apply_chat_template: add it"
             )
         check_needs(self.options.method, self.method.needs, capabilities_of(self._model))
         self.chat_template = bool(kwargs.get("apply_chat_template"))

@@ -85,7 +85,7 @@ def test_a_need_that_stock_models_do_not_meet_is_refused(
 
     with pytest.raises(NeedsNotMetError, match="'simple' needs intervention, which this model type cannot do"):
         task.build_all_requests(limit=1, chat_template=Stock().apply_chat_template)
-    with pytest.raises(ConfigurationError, match="needs intervention, and lm-eval says .* --apply_chat_template"):
+    with pytest.raises(ConfigurationError, match=r"needs intervention, and lm-eval says .* --apply_chat_template"):
         task.build_all_requests(limit=1)
     with pytest.raises(ConfigurationError, match="needs what its fit leaves"):
         load("personalitybench_openness_high", method="simple", judge=None)
