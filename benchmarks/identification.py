@@ -72,7 +72,7 @@ def ours(engine_name: str, questions: int, max_tokens: int, dtype: str) -> dict[
                 model="demo",
                 revision="-",
                 target=target,
-                wording_sha256="-",
+                wording_sha256="0" * 64,
                 data_revision="-",
                 seeds={},
                 token_rule="answer",  # noqa: S106 (a rule about tokens of text)
@@ -163,7 +163,11 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Run one way in a process of its own."""
     command = [sys.executable, __file__, "--way", way, "--engine", arguments.engine, "--dtype", arguments.dtype]
     command += ["--questions", str(arguments.questions), "--max-tokens", str(arguments.max_tokens)]
-    environment = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR"}
+    environment = os.environ | {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_CPU_KVCACHE_SPACE": "2",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
