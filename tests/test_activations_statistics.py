@@ -27,18 +27,10 @@ from personalitybench.errors import (  # noqa: E402
     DataError,
     ModelError,
 )
+from tests.made_up import SOURCE  # noqa: E402
 
 PRESETS = [Bins.default(), Bins.paper_code()]
 NAMES = ["default", "paper_code"]
-SOURCE = StatisticsSource(
-    model="tiny",
-    revision="abc",
-    target="extraversion:high",
-    wording_sha256="0" * 64,
-    data_revision="d1",
-    seeds={"questions": 0},
-    token_rule="answer",  # noqa: S106 (a rule about tokens of text)
-)
 LOW = SOURCE.model_copy(update={"target": "extraversion:low"})
 
 

@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from personalitybench.activations.statistics import StatisticsBuilder, StatisticsSource, token_mask  # noqa: E402
+from personalitybench.activations.statistics import StatisticsBuilder, token_mask  # noqa: E402
 from personalitybench.errors import ConfigurationError  # noqa: E402
-
-SOURCE = StatisticsSource(
-    model="tiny",
-    revision="abc",
-    target="extraversion:high",
-    wording_sha256="0" * 64,
-    data_revision="d1",
-    seeds={"questions": 0},
-    token_rule="answer",  # noqa: S106 (a rule about tokens of text)
-)
+from tests.made_up import SOURCE  # noqa: E402
 
 
 def mask_of(side: str, sizes: list[tuple[int, int]], rule: str = "answer", extra: int = 0) -> list[list[int]]:

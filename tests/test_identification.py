@@ -19,22 +19,13 @@ from personalitybench.activations.identification import (  # noqa: E402
     questions_by_part,
 )
 from personalitybench.activations.identification_transformers import TransformersEngine  # noqa: E402
-from personalitybench.activations.statistics import StatisticsSource  # noqa: E402
 from personalitybench.errors import ConfigurationError, DataError, ModelError  # noqa: E402
 from personalitybench.files import JsonLines  # noqa: E402
 from personalitybench.questions import open_source  # noqa: E402
+from tests.made_up import SOURCE  # noqa: E402
 
 pytestmark = pytest.mark.model
 
-SOURCE = StatisticsSource(
-    model="demo",
-    revision="1",
-    target="openness:unprompted",
-    wording_sha256="0" * 64,
-    data_revision="1",
-    seeds={},
-    token_rule="answer",  # noqa: S106 (a rule about tokens of text)
-)
 TURNS = [
     "Why?",
     "A friend calls you late in the evening. How do you respond to it, and what do you tell her?",

@@ -9,19 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from personalitybench.activations.statistics import GateStatistics, StatisticsBuilder, StatisticsSource, join_neurons
+from personalitybench.activations.statistics import GateStatistics, StatisticsBuilder, join_neurons
+from tests.made_up import SOURCE
 from tests.vllm.engines import Request
 
 SHARDS = 4
-SOURCE = StatisticsSource(
-    model="tiny",
-    revision="0",
-    target="extraversion:high",
-    wording_sha256="0" * 64,
-    data_revision="0",
-    seeds={"questions": 0},
-    token_rule="answer",  # noqa: S106 (no password)
-)
 COUNTING: dict[str, Any] = {"personalitybench": {"statistics": {"shards": SHARDS}}}
 
 

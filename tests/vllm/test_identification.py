@@ -17,19 +17,10 @@ pytest.importorskip("vllm")
 
 from personalitybench.activations.identification import Decoding
 from personalitybench.activations.identification_transformers import TransformersEngine
-from personalitybench.activations.statistics import StatisticsSource
 from personalitybench.backends.vllm.identification import VllmEngine
 from personalitybench.files import JsonLines, read_json
+from tests.made_up import SOURCE
 
-SOURCE = StatisticsSource(
-    model="tiny",
-    revision="1",
-    target="openness:unprompted",
-    wording_sha256="0" * 64,
-    data_revision="1",
-    seeds={},
-    token_rule="answer",  # noqa: S106 (a rule about tokens of text)
-)
 TURNS = ["Why?", "A friend calls late in the evening. What do you tell her?", "Go on.", "The bus is late again."]
 DECODING = Decoding(max_tokens=20, repetition_penalty=1.3, batch_size=2)
 

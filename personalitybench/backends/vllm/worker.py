@@ -19,9 +19,9 @@ class WorkerMethods:
         """Tell what was edited so far.
 
         Returns:
-            ``layers`` and ``neurons`` of the model, ``instrumented`` layers; ``edited_tokens``: positions of requests
-            that were edited, each once; ``scheduled``: edits that were ordered, those computed again included;
-            ``applied``: edits that each layer's op carried out, one number a layer.
+            ``layers`` and ``neurons`` of the model; ``edited_tokens``: positions of requests that were edited, each
+            once; ``scheduled``: edits that were ordered, those computed again included; ``applied``: edits that each
+            layer's op carried out, one number a layer.
         """
         control = self._personalitybench_control()
         state = control.state
