@@ -12,15 +12,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from personalitybench.backends.needs import MODEL_TYPES
 from personalitybench.errors import ConfigurationError, StorageError
 from personalitybench.files import sha256_file
 from personalitybench.resources import bundled
 
-# Our model types and where they are registered; lm-eval 0.4.13 finds no plug-ins.
-MODEL_TYPES = {
-    "personalitybench-hf": "personalitybench.backends.steerable",
-    "personalitybench-vllm": "personalitybench.backends.vllm.model",
-}
 _FOLDER = "personalitybench"
 _LIST = "INSTALLED_FILES"
 

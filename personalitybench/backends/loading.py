@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -14,11 +15,10 @@ from lm_eval.models.api_models import TemplateAPI
 from lm_eval.models.openai_completions import LocalChatCompletion
 from lm_eval.models.utils import Collator
 
+from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VLLM
 from personalitybench.errors import MissingDependencyError, ModelError
 
 # Model types that load weights themselves; the others are spoken to by the name of a model.
-STEERABLE = "personalitybench-hf"
-STEERABLE_VLLM = "personalitybench-vllm"
 LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm", STEERABLE, STEERABLE_VLLM})
 
 
@@ -37,10 +37,8 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
     """
     with quiet_libraries():
         try:
-            if backend == STEERABLE:
-                import personalitybench.backends.steerable  # noqa: PLC0415 (registers it; needs torch)
-            if backend == STEERABLE_VLLM:
-                import personalitybench.backends.vllm.model  # noqa: F401, PLC0415 (registers it; needs vllm)
+            if backend in MODEL_TYPES:
+                import_module(MODEL_TYPES[backend])
             if backend == "vllm":
                 from personalitybench.backends.vllm.versions import let_lm_eval_find_vllm  # noqa: PLC0415
 

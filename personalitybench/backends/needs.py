@@ -7,19 +7,27 @@ from typing import Any
 from personalitybench.errors import NeedsNotMetError
 
 # lm-eval model types by what they can do; a class that can do something says so in its attribute ``capabilities``.
+STEERABLE = "personalitybench-hf"
+STEERABLE_VLLM = "personalitybench-vllm"
 CAPABILITIES: dict[str, frozenset[str]] = {
-    "personalitybench-hf": frozenset({"intervention"}),
-    "personalitybench-vllm": frozenset({"intervention"}),
+    STEERABLE: frozenset({"intervention"}),
+    STEERABLE_VLLM: frozenset({"intervention"}),
 }
 
-VLLM_PLUGIN = "personalitybench"
+MODEL_TYPES = {
+    STEERABLE: "personalitybench.backends.steerable",
+    STEERABLE_VLLM: "personalitybench.backends.vllm.model",
+}
+"""Our model types, and the modules that register them: lm-eval 0.4.13 finds no plug-ins."""
+
+LOAD_FORMAT = "personalitybench"
 """``load_format`` with which lm-eval's own ``vllm`` model can do what ``personalitybench-vllm`` can."""
 
 
 def capabilities_of(model: Any) -> frozenset[str]:
     """What a loaded model of lm-eval can do besides reading a prompt."""
     if engine_with_plugin(model) is not None:
-        return CAPABILITIES["personalitybench-vllm"]
+        return CAPABILITIES[STEERABLE_VLLM]
     found: frozenset[str] = getattr(type(model), "capabilities", frozenset())
     return found
 
@@ -27,7 +35,7 @@ def capabilities_of(model: Any) -> frozenset[str]:
 def engine_with_plugin(model: Any) -> Any:
     """The ``vllm.LLM`` behind a model of lm-eval, if it was loaded with the plug-in; else None."""
     arguments = getattr(model, "model_args", None)
-    if not isinstance(arguments, dict) or arguments.get("load_format") != VLLM_PLUGIN:
+    if not isinstance(arguments, dict) or arguments.get("load_format") != LOAD_FORMAT:
         return None
     engine = getattr(model, "model", None)
     return engine if hasattr(engine, "collective_rpc") else None

@@ -21,8 +21,8 @@ from lm_eval.models.huggingface import HFLM
 from personalitybench.activations.interventions import Intervention
 from personalitybench.activations.layouts import Gates, find_gates
 from personalitybench.activations.steering import Row, Steering, steered
-from personalitybench.backends.loading import STEERABLE, plan_batches
-from personalitybench.backends.needs import CAPABILITIES
+from personalitybench.backends.loading import plan_batches
+from personalitybench.backends.needs import CAPABILITIES, STEERABLE
 from personalitybench.backends.wishes import Wish
 from personalitybench.errors import ConfigurationError, ModelError
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from personalitybench.backends.needs import LOAD_FORMAT
 from personalitybench.backends.vllm.versions import check_version, vllm_version
 from personalitybench.errors import ConfigurationError
-
-LOAD_FORMAT = "personalitybench"
 
 _ON_CPU: Mapping[str, Any] = {
     # Share of the machine's memory, of which vLLM wants 92 % by default.

@@ -23,7 +23,7 @@ from personalitybench import __version__
 from personalitybench.activations.bins import Bins
 from personalitybench.activations.layouts import require_known_family
 from personalitybench.activations.statistics import StatisticsBuilder
-from personalitybench.backends.vllm.engine import LOAD_FORMAT
+from personalitybench.backends.needs import LOAD_FORMAT
 from personalitybench.backends.vllm.gates import find_places, replace_activations, take_turn
 from personalitybench.backends.vllm.router import Router
 from personalitybench.backends.vllm.seams import GateControl, install_seams

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from lm_eval.api.registry import register_model
 
-from personalitybench.backends.loading import STEERABLE_VLLM
-from personalitybench.backends.needs import CAPABILITIES
+from personalitybench.backends.needs import CAPABILITIES, STEERABLE_VLLM
 from personalitybench.backends.vllm.canary import check_logits, check_tokens, edit_counts
 from personalitybench.backends.vllm.engine import engine_arguments
 from personalitybench.backends.vllm.versions import let_lm_eval_find_vllm

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from personalitybench.activations.interventions import Intervention
-from personalitybench.backends.vllm.engine import LOAD_FORMAT
+from personalitybench.backends.needs import LOAD_FORMAT
 from personalitybench.backends.vllm.loader import plugin_options
 from personalitybench.backends.vllm.seams import load_intervention
 from personalitybench.backends.wishes import Wish
