@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
 from personalitybench.backends.wishes import Wish
+from tests.vllm.counting import COUNTING
 from tests.vllm.engines import Request, answer, tokens_of
 from tests.vllm.models import BOS, PAD, VOCABULARY, save_intervention
 from tests.vllm.test_batches import assert_steered, mixed_requests, unsteered
@@ -28,7 +29,7 @@ def some_prompt(seed: int, length: int = 45) -> list[int]:
 
 @pytest.fixture(scope="module")
 def caching(engine: Engine) -> Any:
-    return engine(enable_prefix_caching=True, block_size=BLOCK, num_gpu_blocks_override=256)
+    return engine(enable_prefix_caching=True, block_size=BLOCK, num_gpu_blocks_override=256, additional_config=COUNTING)
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +101,19 @@ def test_the_cache_serves_requests_that_want_the_same(caching: Any, fresh: Any, 
     assert [one.tokens for one in first] == expected
     assert [one.tokens for one in second] == expected
     assert_steered(requests, expected, tokens_of(fresh, unsteered(requests)))
+
+
+def test_a_counted_answer_shares_its_prompt_but_is_computed_itself(caching: Any) -> None:
+    """Read after it was answered, uncounted, in the same engine; read again; answered again and counted."""
+    plain = Request(some_prompt(104, 90), None, new_tokens=70, more={"ignore_eos": True})
+    tokens = tokens_of(caching, [plain])[0]
+    first = len(plain.prompt)
+    reading = Request([*plain.prompt, *tokens[:-1]], {"shard": 0, "answer_from": first}, new_tokens=1)
+    for _ in range(2):
+        assert answer(caching, [reading])[0].cached_tokens == first // BLOCK * BLOCK
+    uncounted = Request(reading.prompt, None, new_tokens=1)
+    assert answer(caching, [uncounted])[0].cached_tokens == (len(reading.prompt) - 1) // BLOCK * BLOCK
+    again = Request(plain.prompt, {"shard": 0}, new_tokens=70, more={"ignore_eos": True})
+    found = answer(caching, [again])[0]
+    assert found.tokens == tokens
+    assert found.cached_tokens == first // BLOCK * BLOCK

@@ -90,7 +90,7 @@ def _prepare(core: Any, request: Any) -> None:
     if _wants_anything(request.sampling_params):
         from personalitybench.backends.vllm.requests import prepare_request  # noqa: PLC0415
 
-        prepare_request(request, core.vllm_config)
+        prepare_request(core, request)
 
 
 def _wants_anything(params: Any) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import uuid
 from typing import Any
 
 from personalitybench.activations.interventions import Intervention
@@ -13,6 +16,8 @@ from personalitybench.errors import ConfigurationError, NeedsNotMetError
 
 _ADMITTED = "_personalitybench_admitted"
 """Attribute of a client: which intervention each of its requests wants, by the request's id."""
+_OWN = "_personalitybench_own"
+"""Attribute of a request in the core: what makes the names of its cached answer unlike all others."""
 
 
 def admit_request(client: Any, request_id: str, sampling_params: Any) -> None:
@@ -47,12 +52,15 @@ def admit_request(client: Any, request_id: str, sampling_params: Any) -> None:
     admitted[request_id] = intervention.sha256
 
 
-def prepare_request(request: Any, vllm_config: Any) -> None:
+def prepare_request(core: Any, request: Any) -> None:
     """Keep a request's cached keys and values apart from those of others; in the engine core.
 
+    A steered request shares with those that are steered alike. A counted one shares its prompt with all, and its
+    answer with none: what comes out of the cache is not computed, and what is not computed cannot be counted.
+
     Args:
-        request: vLLM's ``EngineCoreRequest``; gets a salt of the prefix cache.
-        vllm_config: Of the engine.
+        core: vLLM's ``EngineCore``.
+        request: Its ``EngineCoreRequest``; gets a salt of the prefix cache.
 
     Raises:
         NeedsNotMetError, StorageError, ModelError, ConfigurationError: As :func:`check_wish` says.
@@ -60,12 +68,35 @@ def prepare_request(request: Any, vllm_config: Any) -> None:
     wish = Wish.parse(request.sampling_params.extra_args)
     if wish is None:
         return
-    intervention = check_wish(wish, vllm_config)
+    intervention = check_wish(wish, core.vllm_config)
     if intervention is not None:
         salt = wish.salt(intervention.sha256, len(request.prompt_token_ids or ()))
         request.cache_salt = "/".join(part for part in (request.cache_salt, salt) if part)
-    if wish.shard is not None:
-        request.sampling_params.skip_reading_prefix_cache = True  # what is not computed cannot be counted
+    hasher = core.request_block_hasher
+    if wish.shard is not None and hasher is not None and not hasattr(hasher, "__wrapped__"):
+        core.request_block_hasher = _apart(hasher, core.scheduler.hash_block_size)
+
+
+def _apart(hasher: Any, block_size: int) -> Any:
+    """Give the blocks that hold a counted answer names of their own in the prefix cache.
+
+    Args:
+        hasher: Names the full blocks of a request that have no name yet.
+        block_size: Tokens of a block.
+    """
+
+    @functools.wraps(hasher)
+    def apart(request: Any) -> list[bytes]:
+        names: list[bytes] = hasher(request)
+        wish = Wish.parse(getattr(request.sampling_params, "extra_args", None))
+        if wish is None or wish.shard is None:
+            return names
+        first = request.num_prompt_tokens if wish.answer_from is None else wish.answer_from
+        shared = max(first // block_size - len(request.block_hashes), 0)
+        own = request.__dict__.setdefault(_OWN, uuid.uuid4().bytes)
+        return names[:shared] + [hashlib.sha256(own + name).digest() for name in names[shared:]]
+
+    return apart
 
 
 def check_wish(wish: Wish, vllm_config: Any) -> Intervention | None:
