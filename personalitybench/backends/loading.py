@@ -53,7 +53,7 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
             ) from error
         try:
             device = device or _default_device(backend)
-            return kind.create_from_arg_obj(dict(args), {"batch_size": batch_size, "device": device})
+            model: LM = kind.create_from_arg_obj(dict(args), {"batch_size": batch_size, "device": device})
         except ImportError as error:
             raise MissingDependencyError(
                 f"backend {backend!r} needs a package that is not installed ({error}): "
@@ -62,6 +62,11 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
         except (OSError, ValueError, TypeError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"backend {backend!r} cannot load a model with {dict(args)}: {first}") from error
+        if _is_transformers(backend):
+            from personalitybench.backends.grouped_attention import group_queries  # noqa: PLC0415 (torch)
+
+            group_queries(model.model)
+        return model
 
 
 def plan_batches(model: LM, requests: Sequence[Instance], batch_size: int) -> list[list[int]]:
@@ -116,11 +121,15 @@ def _set_transformers_bars(*, enabled: bool) -> None:
 
 def _default_device(backend: str) -> str | None:
     """The first GPU if torch sees one, else the processor; other backends choose for themselves."""
-    if not backend.startswith(("hf", "huggingface", STEERABLE)):
+    if not _is_transformers(backend):
         return None
     import torch  # noqa: PLC0415 (heavy, and optional)
 
     return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _is_transformers(backend: str) -> bool:
+    return backend in LOCAL_BACKENDS and "vllm" not in backend
 
 
 def _extra(backend: str) -> str:

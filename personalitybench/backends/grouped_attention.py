@@ -1,0 +1,69 @@
+"""Faster decode steps of transformers models without a GPU, where several query heads share one key head.
+
+torch's attention for processors reads the keys and values of a sequence once for each query head. In a decode step, of
+one query a head, the heads that share a key head can as well be the queries of one head: the same sums in the same
+order, and the keys are read once. Registered by transformers' own interface for attention functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NAME = "personalitybench-grouped"
+
+
+def group_queries(model: Any) -> bool:
+    """Have a model's decode steps read each key once, if they can.
+
+    The logits are those of ``sdpa`` (to the bit where it was tried, in float32 and bfloat16), so are the answers.
+
+    Args:
+        model: A transformers model.
+
+    Returns:
+        Whether it will: it runs without a GPU, with torch's attention (``sdpa``), and query heads share key heads.
+    """
+    config = model.config.get_text_config()
+    heads: int = getattr(config, "num_attention_heads", 1)
+    shared = heads // (getattr(config, "num_key_value_heads", None) or heads)
+    if model.device.type != "cpu" or shared < 2 or config._attn_implementation != "sdpa":
+        return False
+    from transformers import AttentionInterface  # noqa: PLC0415 (slow to import)
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask  # noqa: PLC0415
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
+    return True
+
+
+def _attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attend, with the signature that transformers wants.
+
+    Args:
+        module: The attention layer.
+        query: [batch, heads, queries, size].
+        key: [batch, key heads, tokens, size].
+        value: As ``key``.
+        attention_mask: [batch, 1, queries, tokens] or None.
+        options: ``scaling`` and what transformers' own function takes.
+
+    Returns:
+        [batch, queries, heads, size], and no weights.
+    """
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: PLC0415 (slow to import)
+
+    batch, heads, queries, size = query.shape
+    if queries != 1 or options.get("position_bias") is not None:
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return output, None
+    grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
+    attended = torch.nn.functional.scaled_dot_product_attention(
+        grouped, key, value, attn_mask=attention_mask, scale=options.get("scaling")
+    )
+    return attended.reshape(batch, 1, heads, size), None
