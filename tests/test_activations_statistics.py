@@ -243,6 +243,7 @@ def test_parts_added_are_the_whole(data: st.DataObject, preset: Bins, tmp_path_f
         ("data_revision", "d2"),
         ("seeds", {"questions": 1}),
         ("token_rule", "released-code"),
+        ("counted_in", "decoding"),
     ],
 )
 def test_parts_of_different_runs_are_not_added(field: str, value: Any) -> None:

@@ -121,6 +121,7 @@ def test_presets_and_what_is_set_beside_them() -> None:
         "a95_from": "own-pole",
         "arithmetic": "float32",
         "token_rule": "released-code",
+        "counted_in": "decoding",
         "bins": "released-code",
         "clamp": "layers-of-own",
         "keep": 0.9,
@@ -152,7 +153,8 @@ def test_another_selection_generates_nothing(artifact: Artifact, tiny_model: Pat
     assert manifest["settings"]["clamp"] == "layers-of-own"
     assert len(manifest["runs"]) == 10, "nothing unprompted is needed"
     assert stamps(own_cache, "answers.jsonl") == answers
-    assert len(list(own_cache.rglob("statistics/released-code-released-code-2/manifest.json"))) == 10
+    read = list(own_cache.rglob("statistics/released-code-released-code-2-decoding/manifest.json"))
+    assert len(read) == 10, "counted in the answers that were there"
 
 
 def test_one_process_at_a_time(artifact: Artifact, tiny_model: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from personalitybench.activations.identification import (  # noqa: E402
     questions_by_part,
 )
 from personalitybench.activations.identification_transformers import TransformersEngine  # noqa: E402
-from personalitybench.errors import ConfigurationError, DataError, ModelError  # noqa: E402
+from personalitybench.errors import DataError, ModelError  # noqa: E402
 from personalitybench.files import JsonLines  # noqa: E402
 from personalitybench.questions import open_source  # noqa: E402
 from tests.made_up import SOURCE  # noqa: E402
@@ -91,8 +91,22 @@ def test_the_same_answers_with_and_without_counting_and_after_a_cut(tiny_model: 
     cut.path.write_bytes(b"".join(whole.path.read_bytes().splitlines(keepends=True)[:2]) + b'{"id": "q')
     engine.generate(prompts, decoding=decoding, lines=cut, report=quiet)
     assert whole.path.read_bytes() == cut.path.read_bytes()
-    with pytest.raises(ConfigurationError, match="cannot resume"):
-        engine.generate_counting(prompts, decoding=decoding, lines=cut, source=SOURCE, shards=2, report=quiet)
+
+
+def test_counting_goes_on_where_it_was_cut(tiny_model: Path, tmp_path: Path) -> None:
+    """What was answered before is read, also where a kill left half a batch; nothing is counted twice."""
+    engine = TransformersEngine(*load(tiny_model), batch_size=2)
+    prompts = [(f"q{number}", engine.chat_prompt(turn)) for number, turn in enumerate(TURNS * 3)]
+    decoding, how = Decoding(6, 1.1, 4), {"source": SOURCE, "shards": 2, "report": quiet}
+    whole, cut = (JsonLines(tmp_path / f"{name}.jsonl") for name in ("whole", "cut"))
+    expected = engine.generate_counting(prompts, decoding=decoding, lines=whole, **how)
+    for kept in (4, 6, 9):
+        cut.path.write_bytes(b"".join(whole.path.read_bytes().splitlines(keepends=True)[:kept]))
+        found = engine.generate_counting(prompts, decoding=decoding, lines=cut, **how)
+        assert whole.path.read_bytes() == cut.path.read_bytes()
+        assert found.manifest == expected.manifest
+        assert np.abs(found.active - expected.active).sum() <= 2
+        assert expected.active.sum() > 0
 
 
 def test_what_cannot_be_asked_or_read(tiny_model: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_statistics_are_those_of_a_direct_computation(fitted: Path, tiny_model: 
 
     model: Any = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
     (folder,) = (fitted / "identifications").glob("*/extraversion-low")
-    found = GateStatistics.load(folder / "statistics" / "answer-octaves-3")
+    found = GateStatistics.load(folder / "statistics" / "answer-octaves-3-reading")
     active, tokens, seen = np.zeros((2, 64), int), 0, []
     for row in JsonLines(folder / "answers.jsonl").read():
         ids = torch.tensor([row["prompt_tokens"] + row["answer_tokens"]])
@@ -109,7 +109,7 @@ def test_the_neurons_say_where_they_come_from_and_how_sure_they_are(fitted: Path
     assert (found.model, found.revision, found.shape) == ("tiny", "1", (2, 64))
     (folder,) = (fitted / "identifications").glob("*/openness-high")
     high, low = (
-        GateStatistics.load(folder.parent / f"openness-{pole}" / "statistics" / "answer-octaves-3")
+        GateStatistics.load(folder.parent / f"openness-{pole}" / "statistics" / "answer-octaves-3-reading")
         for pole in ("high", "low")
     )
     one = found.sets[Target.parse("openness:low")]
@@ -123,7 +123,7 @@ def test_the_neurons_say_where_they_come_from_and_how_sure_they_are(fitted: Path
 def test_a95_is_that_of_the_unprompted_model(fitted: Path) -> None:
     neurons = NeuronSet.load(fitted / "work" / "extraversion-low" / "neurons")
     (folder,) = (fitted / "identifications").glob("*/extraversion-unprompted")
-    original = GateStatistics.load(folder / "statistics" / "answer-octaves-3")
+    original = GateStatistics.load(folder / "statistics" / "answer-octaves-3-reading")
     assert original.manifest.target == "extraversion:unprompted"
     assert np.array_equal(neurons.a95, original.quantile()[neurons.layer, neurons.index])
     answers = list(JsonLines(folder / "answers.jsonl").read())
@@ -175,7 +175,7 @@ def test_an_interrupted_fit_ends_with_the_same_artifact(fitted: Path, tiny_model
 def test_statistics_from_elsewhere_are_refused(fitted: Path, tiny_model: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(fitted / "identifications", copy / "identifications")
-    (folder,) = (copy / "identifications").glob("*/openness-low/statistics/answer-octaves-3")
+    (folder,) = (copy / "identifications").glob("*/openness-low/statistics/answer-octaves-3-reading")
     found = GateStatistics.load(folder)
     other = replace(found, manifest=found.manifest.model_copy(update={"revision": "2"}))
     with pytest.raises(ConfigurationError, match="cannot add statistics whose revision differs: '1' and '2'"):

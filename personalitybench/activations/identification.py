@@ -2,7 +2,8 @@
 
 Two phases, so that generating runs at an engine's full speed and all after it can be repeated. Generating keeps token
 ids, one line an answer. Reading runs prompt and answer through the model once (teacher forcing), which gives the
-statistics of decoding. Engines do both: transformers in ``identification_transformers.py`` beside this, vLLM in
+statistics of decoding. Where reading costs as much as answering did (a processor without a GPU), an engine can count
+while it answers instead. Engines: transformers in ``identification_transformers.py`` beside this, vLLM in
 ``backends/vllm``. No torch here: methods import this to say what they want.
 """
 
@@ -19,7 +20,7 @@ from personalitybench.files import JsonLines
 from personalitybench.questions import Question, QuestionSource
 
 if TYPE_CHECKING:
-    from personalitybench.activations.bins import Bins
+    from personalitybench.activations.bins import Bins  # with torch
     from personalitybench.activations.statistics import GateStatistics, StatisticsSource
 
 Report = Callable[[str, int, int], None]
@@ -41,6 +42,21 @@ class Decoding:
     max_tokens: int = 500
     repetition_penalty: float = 1.1
     batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class Counting:
+    """What an engine is to count, for those that must know it before they start.
+
+    Attributes:
+        shards: The most parts for the jackknife.
+        bins: Bins of the histogram; :meth:`Bins.default` where None.
+        while_decoding: Whether :meth:`IdentificationEngine.generate_counting` is used.
+    """
+
+    shards: int = 20
+    bins: Bins | None = None
+    while_decoding: bool = False
 
 
 class IdentificationEngine(Protocol):
@@ -65,6 +81,37 @@ class IdentificationEngine(Protocol):
             decoding: How to draw.
             lines: Receives ``id``, ``prompt_tokens``, ``answer_tokens`` (with the end token, if it came), ``answer``.
             report: Told (what, done, total).
+        """
+
+    def generate_counting(
+        self,
+        prompts: Sequence[tuple[str, str]],
+        *,
+        decoding: Decoding,
+        lines: JsonLines,
+        source: StatisticsSource,
+        shards: int,
+        report: Report,
+        bins: Bins | None = None,
+    ) -> GateStatistics:
+        """Answer prompts as :meth:`generate` does, and count in the same pass, as the released script does.
+
+        The same positions count as in :meth:`read`. What a decode step computes differs from the reading in the last
+        bits, so a gate within those bits of zero may be counted by one and not by the other: about one in a million
+        in float32, a few in a thousand in bfloat16. Answers that are in the file already are read: of an interrupted
+        run nothing is generated twice, but its statistics may differ in those bits from an uninterrupted one's.
+
+        Args:
+            prompts: As for :meth:`generate`.
+            decoding: How to draw.
+            lines: As for :meth:`generate`.
+            source: What is run, for the manifest.
+            shards: Parts for the jackknife.
+            report: Told (what, done, total).
+            bins: Bins of the histogram.
+
+        Raises:
+            NeedsNotMetError: The model has no gates that can be read.
         """
 
     def read(
@@ -126,16 +173,21 @@ def questions_by_part(question_ids: Iterable[str], shards: int) -> list[int]:
     return found
 
 
+def longest_first(lines: JsonLines) -> list[dict[str, Any]]:
+    """Answers of a file, the longest sequences first, so that a batch has little padding and memory runs out early."""
+    return sorted(lines.read(), key=lambda row: -len(row["prompt_tokens"]) - len(row["answer_tokens"]))
+
+
 def answers_to_read(lines: JsonLines) -> list[dict[str, Any]]:
-    """Answers of a file, the longest sequences first, so that a batch has little padding and memory runs out early.
+    """As :func:`longest_first`.
 
     Raises:
         DataError: There is none.
     """
-    rows = list(lines.read())
+    rows = longest_first(lines)
     if not rows:
         raise DataError(f"{lines.path} holds no answer: generate the answers first")
-    return sorted(rows, key=lambda row: -len(row["prompt_tokens"]) - len(row["answer_tokens"]))
+    return rows
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -20,13 +20,14 @@ from personalitybench.activations.identification import (
     Report,
     answers_to_read,
     batches,
+    longest_first,
     part_of,
     questions_by_part,
 )
 from personalitybench.activations.layouts import Gates, captured, find_gates
 from personalitybench.activations.statistics import GateStatistics, StatisticsBuilder, StatisticsSource
 from personalitybench.activations.token_rules import token_mask
-from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError
+from personalitybench.errors import ModelError, NeedsNotMetError
 from personalitybench.files import JsonLines
 
 
@@ -108,39 +109,29 @@ class TransformersEngine:
         report: Report,
         bins: Bins | None = None,
     ) -> GateStatistics:
-        """Answer prompts and count in the same pass, as the released script does: for parity, not for speed.
+        """See :meth:`IdentificationEngine.generate_counting`.
 
-        Counted are the decode steps alone, and of those the rows that have not finished: the same positions that
-        :meth:`read` counts. What a step computes from its cache may differ from the teacher-forced reading in the
-        last bits, so a gate within those bits of zero may be counted by one and not by the other.
-
-        Args:
-            prompts: As for :meth:`generate`.
-            decoding: How to draw.
-            lines: Receives the answers; must hold none, since of those nothing would be counted.
-            source: What is run, for the manifest.
-            shards: Parts for the jackknife.
-            report: Told (what, done, total).
-            bins: Bins of the histogram.
+        Counted are the decode steps, and of those the rows that have not finished.
 
         Raises:
-            ConfigurationError: There are answers already.
             NeedsNotMetError: The model has no gates, or brings more than one token at a decode step.
         """
-        if next(lines.read(), None) is not None:
-            raise ConfigurationError(
-                f"{lines.path} holds answers whose steps were not counted: counting while generating cannot resume, so "
-                "name another file"
-            )
         gates, builder = self._builder(shards, bins)
-        finished = 0
+        done: set[str] = set()
+        for earlier in batches(longest_first(lines), self.batch_size):
+            self._read(earlier, source, shards, gates, builder)
+            done.update(row["id"] for row in earlier)
+            report("answers of an earlier session", len(done), len(prompts))
         for batch in batches(prompts, decoding.batch_size):
+            there = torch.tensor([identity in done for identity, _ in batch], device=self.model.device)
+            if there.all():
+                continue
             parts = torch.tensor([part_of(identity, shards) for identity, _ in batch], device=self.model.device)
-            with _counting(self.model, gates, builder, parts, self._stops):
-                rows = self._answer(batch, decoding)
+            with _counting(self.model, gates, builder, parts=parts, there=there, stops=self._stops):
+                rows = [row for row in self._answer(batch, decoding) if row["id"] not in done]
             lines.append(rows)
-            finished += len(rows)
-            report("answers and statistics", finished, len(prompts))
+            done.update(row["id"] for row in rows)
+            report("answers and statistics", len(done), len(prompts))
         return builder.build(source, questions_by_part([identity for identity, _ in prompts], shards))
 
     def _builder(self, shards: int, bins: Bins | None) -> tuple[Gates, StatisticsBuilder]:
@@ -224,15 +215,15 @@ class TransformersEngine:
 
 @contextmanager
 def _counting(
-    model: Any, gates: Gates, builder: StatisticsBuilder, parts: Tensor, stops: Sequence[int]
+    model: Any, gates: Gates, builder: StatisticsBuilder, *, parts: Tensor, there: Tensor, stops: Sequence[int]
 ) -> Iterator[None]:
     """Count the decode steps of one ``generate()``: the first call of the model is the prefill, the others are steps.
 
     A row has finished once an end token is among its inputs: that one is the last token of its answer, which a batch
-    of one would never be given.
+    of one would never be given. Rows that were ``there`` before were counted before.
     """
     ends = torch.tensor(list(stops), dtype=torch.int64, device=parts.device)
-    finished = torch.zeros(len(parts), dtype=torch.bool, device=parts.device)
+    finished = there.clone()
     live: Tensor | None = None
     calls = 0
 

@@ -28,6 +28,9 @@ Counts = npt.NDArray[np.int32]
 TokenRule = Literal["answer", "released-code"]
 """Which tokens are counted; see :func:`personalitybench.activations.statistics.token_mask`."""
 
+CountedIn = Literal["reading", "decoding"]
+"""Whether tokens were counted as finished answers were read, or as they were generated."""
+
 UNPROMPTED = "unprompted"
 """In place of a pole, in a target such as ``openness:unprompted``: answers without a description."""
 
@@ -52,6 +55,7 @@ class StatisticsSource(BaseModel):
         data_revision: Revision of the questions and descriptions.
         seeds: Every seed by what it drew, such as ``{"questions": 0, "descriptions": 0}``.
         token_rule: Which tokens were counted.
+        counted_in: When. Answers that were there before an interruption were read in either case.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,6 +67,7 @@ class StatisticsSource(BaseModel):
     data_revision: Name
     seeds: dict[str, int]
     token_rule: TokenRule
+    counted_in: CountedIn = "reading"
 
     @field_validator("target")
     @classmethod

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from personalitybench.errors import MissingDependencyError, NeedsNotMetError
 
 if TYPE_CHECKING:
-    from personalitybench.activations.identification import IdentificationEngine
+    from personalitybench.activations.identification import Counting, IdentificationEngine
 
 TRANSFORMERS = "transformers"
 VLLM = "vllm"
@@ -42,7 +42,13 @@ def loading_identity(backend: str, model_args: Mapping[str, Any]) -> dict[str, A
 
 
 def open_engine(
-    backend: str, model: str, model_args: Mapping[str, Any], batch_size: int, device: str | None = None
+    backend: str,
+    model: str,
+    model_args: Mapping[str, Any],
+    batch_size: int,
+    device: str | None = None,
+    *,
+    counting: Counting | None = None,
 ) -> IdentificationEngine:
     """Load a model into the engine of a backend.
 
@@ -52,6 +58,7 @@ def open_engine(
         model_args: Further arguments of the model type, such as ``dtype``.
         batch_size: Answers at a time.
         device: Torch device, or None for the default; vLLM chooses for itself.
+        counting: What it is to count, if that is known.
 
     Raises:
         NeedsNotMetError: The backend gives no access to activations; the text names those that do.
@@ -62,7 +69,7 @@ def open_engine(
     if engine == TRANSFORMERS:
         return _open_transformers(model, model_args, batch_size, device)
     if engine == VLLM:
-        return _open_vllm(model, model_args, batch_size)
+        return _open_vllm(model, model_args, batch_size, counting)
     raise NeedsNotMetError(
         f"backend {backend!r} gives no access to a model's activations, so it cannot identify neurons: use one of "
         f"{', '.join(sorted(_ENGINES))}"
@@ -92,7 +99,9 @@ def _open_transformers(
     return TransformersEngine(loaded.model, loaded.tokenizer, batch_size, template)
 
 
-def _open_vllm(model: str, model_args: Mapping[str, Any], batch_size: int) -> IdentificationEngine:
+def _open_vllm(
+    model: str, model_args: Mapping[str, Any], batch_size: int, counting: Counting | None
+) -> IdentificationEngine:
     missing = "identifying neurons with vLLM needs vLLM, which is not installed{}: pip install 'personalitybench[vllm]'"
     if importlib.util.find_spec("vllm") is None:
         raise MissingDependencyError(missing.format(""))
@@ -100,4 +109,4 @@ def _open_vllm(model: str, model_args: Mapping[str, Any], batch_size: int) -> Id
         from personalitybench.backends.vllm.identification import VllmEngine  # noqa: PLC0415 (heavy, and optional)
     except ImportError as error:
         raise MissingDependencyError(missing.format(f" whole ({error})")) from error
-    return VllmEngine(model, model_args, batch_size)
+    return VllmEngine(model, model_args, batch_size, counting)

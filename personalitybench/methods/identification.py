@@ -28,9 +28,15 @@ from typing import Any
 
 from personalitybench import prompts
 from personalitybench.activations.bins import Bins
-from personalitybench.activations.identification import Decoding, IdentificationEngine, Report, draw_questions
+from personalitybench.activations.identification import (
+    Counting,
+    Decoding,
+    IdentificationEngine,
+    Report,
+    draw_questions,
+)
 from personalitybench.activations.statistics import GateStatistics, StatisticsSource, TokenRule
-from personalitybench.activations.statistics_files import UNPROMPTED
+from personalitybench.activations.statistics_files import UNPROMPTED, CountedIn
 from personalitybench.backends.engines import open_engine
 from personalitybench.errors import ConfigurationError
 from personalitybench.files import JsonLines, Sheet, content_hash, locked, read_json, write_json
@@ -39,7 +45,7 @@ from personalitybench.methods.identification_settings import IdentificationSetti
 from personalitybench.questions import Question
 from personalitybench.traits import Target
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same identity no longer gives the same answers."""
 
 
@@ -51,16 +57,23 @@ class Reading:
         token_rule: Which tokens count.
         bins: Bins of the histogram, by the name that the folder gets.
         shards: Parts of the questions for the jackknife; fewer where there are fewer questions.
+        counted_in: Whether they are counted when they are read, or as they are generated.
     """
 
     token_rule: TokenRule
     bins: str
     shards: int
+    counted_in: CountedIn = "reading"
 
     @property
     def name(self) -> str:
         """Name of the folder of its statistics."""
-        return f"{self.token_rule}-{self.bins}-{self.shards}"
+        return f"{self.token_rule}-{self.bins}-{self.shards}-{self.counted_in}"
+
+    @property
+    def counting(self) -> Counting:
+        """What an engine is told of it."""
+        return Counting(self.shards, BINS[self.bins], while_decoding=self.counted_in == "decoding")
 
 
 BINS: dict[str, Bins] = {"octaves": Bins.default(), "released-code": Bins.paper_code()}
@@ -103,11 +116,13 @@ class Identification:
     Args:
         settings: How questions are answered.
         context: Model, data, wording, seed, and where to work.
+        reading: How answers are counted.
     """
 
-    def __init__(self, settings: IdentificationSettings, context: FitContext) -> None:
+    def __init__(self, settings: IdentificationSettings, context: FitContext, reading: Reading) -> None:
         self.settings = settings
         self.context = context
+        self.reading = reading
         shared = context.shared or context.folder.parent
         self.folder = shared / "identifications" / content_hash(self.identity)[:12]
 
@@ -121,7 +136,14 @@ class Identification:
     def _engine(self) -> IdentificationEngine:
         """Loaded when it is first needed, which may be never."""
         context = self.context
-        return open_engine(context.backend, context.model, context.model_args, self.settings.batch_size, context.device)
+        return open_engine(
+            context.backend,
+            context.model,
+            context.model_args,
+            self.settings.batch_size,
+            context.device,
+            counting=self.reading.counting,
+        )
 
     def close(self) -> None:
         """Let the model go, if it was loaded."""
@@ -153,54 +175,70 @@ class Identification:
         Raises:
             PersonalityBenchError: The model cannot be loaded or has no chat template, or a file cannot be written.
         """
-        sheet = Sheet(self._run_folder(run) / "answers.jsonl")
+        sheet = self._sheet(run)
         if not sheet.complete:
             asked = self._asked(run)
-            settings = self.settings
-            decoding = Decoding(settings.max_tokens, settings.repetition_penalty, settings.batch_size)
-            asking = [(one.question.id, self._engine.chat_prompt(one.turn)) for one in asked]
+            prompts = self._prompts(asked)
+            lines = AnswerLines(sheet.path, asked)
             with self._timed(run, "generate"):
-                self._engine.generate(
-                    asking,
-                    decoding=decoding,
-                    lines=AnswerLines(sheet.path, asked),
-                    report=self._report(run),
-                )
+                self._engine.generate(prompts, decoding=self._decoding, lines=lines, report=self._report(run))
             sheet.finish()
         return sheet
 
-    def measure(self, run: str, reading: Reading) -> None:
-        """Read the answers of a run, unless their statistics are there.
+    def measure(self, run: str) -> None:
+        """Answer the questions of a run and count, unless its statistics are there; answers that are there are read.
 
         Raises:
             PersonalityBenchError: As for :meth:`answers`; or the model has no gated MLP.
         """
-        folder = self._statistics_folder(run, reading)
+        folder = self._statistics_folder(run)
         if (folder / "manifest.json").is_file():
             return
-        answers = self.answers(run)
-        with self._timed(run, f"read {reading.name}"):
-            statistics = self._engine.read(
-                answers.lines,
-                self._source(run, reading),
-                shards=min(reading.shards, read_json(answers.manifest)["lines"]),
-                report=self._report(run),
-                bins=BINS[reading.bins],
+        sheet = self._sheet(run)
+        if sheet.complete or self.reading.counted_in == "reading":
+            lines = self.answers(run).lines
+            with self._timed(run, f"read {self.reading.name}"):
+                self._engine.read(lines, **self._how(run, read_json(sheet.manifest)["lines"])).save(folder)
+            return
+        asked = self._asked(run)
+        prompts = self._prompts(asked)
+        lines = AnswerLines(sheet.path, asked)
+        with self._timed(run, f"generate and count {self.reading.name}"):
+            statistics = self._engine.generate_counting(
+                prompts, decoding=self._decoding, lines=lines, **self._how(run, len(asked))
             )
+            sheet.finish()
             statistics.save(folder)
 
-    def statistics(self, run: str, reading: Reading) -> GateStatistics:
+    @property
+    def _decoding(self) -> Decoding:
+        settings = self.settings
+        return Decoding(settings.max_tokens, settings.repetition_penalty, settings.batch_size)
+
+    def _prompts(self, asked: Iterable[Asked]) -> list[tuple[str, str]]:
+        return [(one.question.id, self._engine.chat_prompt(one.turn)) for one in asked]
+
+    def _how(self, run: str, questions: int) -> dict[str, Any]:
+        """How an engine is to count a run of so many questions."""
+        return {
+            "source": self._source(run),
+            "shards": min(self.reading.shards, questions),
+            "report": self._report(run),
+            "bins": BINS[self.reading.bins],
+        }
+
+    def statistics(self, run: str) -> GateStatistics:
         """Statistics of a run that was measured.
 
         Raises:
             StorageError: They are missing, truncated or altered.
             ConfigurationError: They are of another model, revision, wording, data, seed or way to read.
         """
-        folder = self._statistics_folder(run, reading)
+        folder = self._statistics_folder(run)
         found = GateStatistics.load(folder)
-        wanted = self._source(run, reading)
+        wanted = self._source(run)
         pairs = [(name, getattr(found.manifest, name), getattr(wanted, name)) for name in StatisticsSource.model_fields]
-        for name, given, own in [*pairs, ("bins", found.manifest.bins, BINS[reading.bins])]:
+        for name, given, own in [*pairs, ("bins", found.manifest.bins, BINS[self.reading.bins])]:
             if given != own:
                 raise ConfigurationError(
                     f"{folder} holds statistics whose {name} is {given!r} where this fit's is {own!r}: they came from "
@@ -208,12 +246,18 @@ class Identification:
                 )
         return found
 
-    def seconds(self, run: str, reading: Reading) -> dict[str, float]:
-        """How long a run took: ``generate`` and ``read``, over all sessions that ended other than by a kill."""
+    def seconds(self, run: str) -> dict[str, float]:
+        """How long a run took, over all sessions that ended other than by a kill.
+
+        Returns:
+            ``generate`` and ``read``, and ``generate and count`` where that was done at once.
+        """
         spent: dict[str, float] = defaultdict(float)
         for row in JsonLines(self._run_folder(run) / "seconds.jsonl").read():
             spent[row["step"]] += row["seconds"]
-        return {"generate": round(spent["generate"], 2), "read": round(spent[f"read {reading.name}"], 2)}
+        name = self.reading.name
+        steps = {"generate": "generate", "read": f"read {name}", "generate and count": f"generate and count {name}"}
+        return {step: round(spent[key], 2) for step, key in steps.items() if key in spent}
 
     def _asked(self, run: str) -> list[Asked]:
         """The questions of a run, in the order in which they are asked."""
@@ -235,7 +279,7 @@ class Identification:
             asked.append(Asked(one, text, turn))
         return asked
 
-    def _source(self, run: str, reading: Reading) -> StatisticsSource:
+    def _source(self, run: str) -> StatisticsSource:
         context = self.context
         return StatisticsSource(
             model=context.model_name,
@@ -244,14 +288,18 @@ class Identification:
             wording_sha256=context.wording.sha256,
             data_revision=context.source.revision,
             seeds={"questions": context.seed, "descriptions": context.seed},
-            token_rule=reading.token_rule,
+            token_rule=self.reading.token_rule,
+            counted_in=self.reading.counted_in,
         )
+
+    def _sheet(self, run: str) -> Sheet:
+        return Sheet(self._run_folder(run) / "answers.jsonl")
 
     def _run_folder(self, run: str) -> Path:
         return self.folder / run.replace(":", "-")
 
-    def _statistics_folder(self, run: str, reading: Reading) -> Path:
-        return self._run_folder(run) / "statistics" / reading.name
+    def _statistics_folder(self, run: str) -> Path:
+        return self._run_folder(run) / "statistics" / self.reading.name
 
     def _report(self, run: str) -> Report:
         def report(what: str, done: int, total: int) -> None:

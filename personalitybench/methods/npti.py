@@ -38,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "released-code": {
         **SelectionSettings.released_code().model_dump(exclude_unset=True),
         "token_rule": "released-code",
+        "counted_in": "decoding",
         "bins": "released-code",
         "clamp": "layers-of-own",
         "keep": 0.9,
@@ -54,6 +55,9 @@ class NptiSettings(IdentificationSettings, SelectionSettings):
             text, but with a95 from the answers under the pole's own descriptions, which saves the unprompted ones.
         shards: Parts of the questions that the jackknife error of each delta is made from.
         token_rule: Which tokens count.
+        counted_in: ``reading``: answers are generated, and then read and counted, which can be repeated. ``decoding``:
+            tokens are counted as they are generated (as the released script does), which is faster where there is no
+            GPU; answers that are there already are read.
         bins: How a95 is read: 16 bins to a doubling, interpolated (``octaves``), or the left edge of a bin of 0.01
             below 2.99 (``released-code``).
         clamp: Where the opposite pole's neurons are held at or below zero: in ``all-layers``, or in the
@@ -68,6 +72,7 @@ class NptiSettings(IdentificationSettings, SelectionSettings):
     selection: Literal["paper", "released-code", "own-pole"] = "paper"
     shards: int = Field(default=20, ge=2)
     token_rule: Literal["answer", "released-code"] = "answer"  # noqa: S105 (a rule about tokens of text)
+    counted_in: Literal["reading", "decoding"] = "reading"
     bins: Literal["octaves", "released-code"] = "octaves"
     clamp: Literal["all-layers", "layers-of-own"] = "all-layers"
     keep: float = Field(default=1.0, gt=0, le=1)

@@ -42,15 +42,15 @@ def fit(settings: NptiSettings, context: FitContext) -> None:
     Raises:
         PersonalityBenchError: The model cannot be loaded or has no gated MLP, or a file cannot be written.
     """
-    identification = Identification(settings, context)
-    reading = Reading(settings.token_rule, settings.bins, settings.shards)
+    reading = Reading(settings.token_rule, settings.bins, settings.shards, settings.counted_in)
+    identification = Identification(settings, context, reading)
     with identification.lock(), quiet_libraries():
         for trait in TRAIT_NAMES:
             for run in _runs(settings, trait):
-                identification.measure(run, reading)
+                identification.measure(run)
         identification.close()  # its memory may be needed for the statistics
         shutil.rmtree(context.folder, ignore_errors=True)  # of an interrupted fit, or an altered one
-        selection = _Selection(settings, context, identification, reading)
+        selection = _Selection(settings, context, identification)
         for trait in TRAIT_NAMES:
             selection.select(trait)
         selection.finish()
@@ -65,13 +65,10 @@ def _runs(settings: NptiSettings, trait: str) -> list[str]:
 class _Selection:
     """Neurons and interventions of all traits, and what is put on record of them."""
 
-    def __init__(
-        self, settings: NptiSettings, context: FitContext, identification: Identification, reading: Reading
-    ) -> None:
+    def __init__(self, settings: NptiSettings, context: FitContext, identification: Identification) -> None:
         self.settings = settings
         self.context = context
         self.identification = identification
-        self.reading = reading
         self.shape = (0, 0)
         self.about: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, RunRecord] = {}
@@ -100,7 +97,7 @@ class _Selection:
             self._write(Target(trait, pole), chosen[pole], chosen[opposite], errors)
 
     def _load(self, run: str) -> GateStatistics:
-        found = self.identification.statistics(run, self.reading)
+        found = self.identification.statistics(run)
         self.about[run] = _about(self.settings, found)
         self.runs[run] = RunRecord(questions=sum(found.manifest.questions), tokens=int(found.tokens.sum()))
         return found
@@ -126,7 +123,7 @@ class _Selection:
 
     def finish(self) -> None:
         """Write what is on record; the manifest last, since its existence means that the artifact is complete."""
-        seconds = {run: self.identification.seconds(run, self.reading) for run in self.runs}
+        seconds = {run: self.identification.seconds(run) for run in self.runs}
         provenance = {"seconds": seconds, "versions": package_versions()}
         write_json(self.context.folder / PROVENANCE, provenance)
         manifest = NptiManifest(

@@ -84,6 +84,27 @@ def test_a_resumed_run_has_the_answers_of_a_whole_one(ours: VllmEngine, tmp_path
     assert answered(ours, tmp_path / "cut") == whole
 
 
+def test_counted_while_it_answers_or_read_afterwards(
+    ours: VllmEngine, models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Some answers end early; of a run that was cut, the rest is generated and counted and what was there is read."""
+    whole = answered(ours, tmp_path / "read")
+    expected = ours.read(JsonLines(tmp_path / "read"), SOURCE, shards=3, report=quiet)
+    engine = VllmEngine(str(models("llama")), {"dtype": "float32", "max_model_len": 512}, 4)
+    prompts = [(str(number), engine.chat_prompt(turn)) for number, turn in enumerate(TURNS)]
+    lines = (tmp_path / "read").read_text().splitlines(keepends=True)
+    for kept in (0, 2, 4):
+        path = tmp_path / f"counted {kept}"
+        path.write_text("".join(lines[:kept]))
+        found = engine.generate_counting(
+            prompts, decoding=DECODING, lines=JsonLines(path), source=SOURCE, shards=3, report=quiet
+        )
+        assert {row["id"]: row for row in JsonLines(path).read()} == whole
+        assert found.manifest == expected.manifest
+        assert np.array_equal(found.active, expected.active)
+        assert np.abs(found.histogram - expected.histogram).sum() <= 0.002 * expected.histogram.sum()
+
+
 SUITE = """
 name: neurons
 models:
