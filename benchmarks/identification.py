@@ -1,10 +1,12 @@
-"""How long identification takes: ours (answers, then teacher-forced reading), and the released way, in the same run.
+"""How long identification takes: ours, counting in either way, and the released way, in the same run.
 
 Run: ``python benchmarks/identification.py [--engine vllm] [--questions 64] [--max-tokens 100]``. Two poles, questions
-of the bundled sample, on the demo model, on vLLM or transformers, each way in a process of its own, one after the
-other, round by round. The released way is the reimplementation under ``tests/parity``: static batches of 32, eager,
-and at every decode step bucketize and scatter-add into a [layers, neurons, 301] histogram. Starting the engine is not
-counted for either. Prints questions in a second, the ratio, and the share of the time that the statistics take.
+of the bundled sample, on the demo model in its own precision, on vLLM or transformers, each way in a process of its
+own, one after the other, round by round. Ways: ``reading`` (answers, then a teacher-forced reading that counts),
+``decoding`` (answers, counted as they are generated), ``plain`` (answers that nobody counts, which tells what counting
+costs), and ``released``, the reimplementation under ``tests/parity``: static batches of 32, eager, and at every decode
+step bucketize and scatter-add into a [layers, neurons, 301] histogram, without the prefix cache, which the vLLM of that
+time (0.6.3) left off; ``--released-prefix-cache`` lets it have one. Starting the engine is not counted for any.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+WAYS = ("reading", "decoding", "plain", "released")
 
 
 def prompts_of(questions: int, chat_prompt: Any) -> dict[str, list[tuple[str, str]]]:
@@ -48,26 +52,25 @@ def prompts_of(questions: int, chat_prompt: Any) -> dict[str, list[tuple[str, st
     return found
 
 
-def ours(engine_name: str, questions: int, max_tokens: int, dtype: str) -> dict[str, float]:
-    """Generate and read with the project's engines."""
-    from personalitybench.activations.identification import Decoding
+def ours(way: str, engine_name: str, questions: int, max_tokens: int, dtype: str) -> dict[str, float]:
+    """Generate and count with the project's engines."""
+    from personalitybench.activations.identification import Counting, Decoding
     from personalitybench.activations.statistics import StatisticsSource
     from personalitybench.backends.engines import open_engine
     from personalitybench.files import JsonLines
     from personalitybench.models import resolve_model
 
     arguments = {"dtype": dtype, **({"max_model_len": 2048} if engine_name == "vllm" else {})}
-    engine = open_engine(engine_name, resolve_model("demo", None).location, arguments, 32)
+    location = resolve_model("demo", None).location
+    engine = open_engine(engine_name, location, arguments, 32, counting=Counting(while_decoding=way == "decoding"))
     seconds = {"generate": 0.0, "read": 0.0}
     tokens = 0
     asked = prompts_of(questions, engine.chat_prompt)
+    decoding = Decoding(max_tokens, 1.1, 32)
     quiet = lambda *_: None  # noqa: E731 (shorter than a function)
     with tempfile.TemporaryDirectory() as folder:
         for target, prompts in asked.items():
             lines = JsonLines(Path(folder) / f"{target}.jsonl")
-            started = time.perf_counter()
-            engine.generate(prompts, decoding=Decoding(max_tokens, 1.1, 32), lines=lines, report=quiet)
-            seconds["generate"] += time.perf_counter() - started
             source = StatisticsSource(
                 model="demo",
                 revision="-",
@@ -78,13 +81,22 @@ def ours(engine_name: str, questions: int, max_tokens: int, dtype: str) -> dict[
                 token_rule="answer",  # noqa: S106 (a rule about tokens of text)
             )
             started = time.perf_counter()
-            engine.read(lines, source, shards=20, report=quiet)
+            if way == "decoding":
+                engine.generate_counting(
+                    prompts, decoding=decoding, lines=lines, source=source, shards=20, report=quiet
+                )
+            else:
+                engine.generate(prompts, decoding=decoding, lines=lines, report=quiet)
+            seconds["generate"] += time.perf_counter() - started
+            started = time.perf_counter()
+            if way == "reading":
+                engine.read(lines, source, shards=20, report=quiet)
             seconds["read"] += time.perf_counter() - started
             tokens += sum(len(row["answer_tokens"]) for row in lines.read())
     return {**seconds, "all": sum(seconds.values()), "tokens": tokens}
 
 
-def released_vllm(questions: int, max_tokens: int, dtype: str) -> dict[str, float]:
+def released_vllm(questions: int, max_tokens: int, dtype: str, *, prefix_cache: bool) -> dict[str, float]:
     """The released way on vLLM."""
     from vllm import LLM, SamplingParams, TokensPrompt
 
@@ -96,6 +108,7 @@ def released_vllm(questions: int, max_tokens: int, dtype: str) -> dict[str, floa
         dtype=dtype,
         max_model_len=2048,
         enforce_eager=True,
+        enable_prefix_caching=prefix_cache,
         gpu_memory_utilization=0.25,
     )
     tokenizer, config = llm.get_tokenizer(), llm.llm_engine.model_config.hf_config
@@ -168,6 +181,7 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, float]:
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_CPU_KVCACHE_SPACE": "2",
     }
+    command += ["--released-prefix-cache"] if arguments.released_prefix_cache else []
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
@@ -181,30 +195,34 @@ def main() -> None:
     parser.add_argument("--engine", choices=["vllm", "hf"], default="vllm")
     parser.add_argument("--questions", type=int, default=64, help="for each pole")
     parser.add_argument("--max-tokens", type=int, default=100)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument(
+        "--released-prefix-cache", action="store_true", help="give the released way vLLM's cache of today"
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--way", choices=["ours", "released"], help=argparse.SUPPRESS)
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     settings = (arguments.questions, arguments.max_tokens, arguments.dtype)
-    if arguments.way == "ours":
-        print(json.dumps(ours(arguments.engine, *settings)))
-        return
     if arguments.way == "released":
-        print(json.dumps((released_vllm if arguments.engine == "vllm" else released_hf)(*settings)))
+        cached = arguments.released_prefix_cache
+        on_vllm = arguments.engine == "vllm"
+        print(json.dumps(released_vllm(*settings, prefix_cache=cached) if on_vllm else released_hf(*settings)))
         return
-    ratios, shares = [], []
+    if arguments.way:
+        print(json.dumps(ours(arguments.way, arguments.engine, *settings)))
+        return
+    asked, rounds = 2 * arguments.questions, []
     for number in range(arguments.rounds):
-        own, theirs = measure("ours", arguments), measure("released", arguments)
-        asked = 2 * arguments.questions
-        ratios.append(theirs["all"] / own["all"])
-        shares.append(own["read"] / own["all"])
-        print(
-            f"round {number + 1}: ours {asked / own['all']:.2f} questions/s ({own['generate']:.1f} s answers, "
-            f"{own['read']:.1f} s reading, {own['tokens']:.0f} tokens), released {asked / theirs['all']:.2f} "
-            f"questions/s ({theirs['all']:.1f} s, {theirs['tokens']:.0f} tokens)"
-        )
-    print(f"reading and counting: {statistics.median(shares):.0%} of our time")
-    print(f"ratio: {statistics.median(ratios):.2f}  (released ÷ ours, {arguments.engine}, median of {len(ratios)})")
+        found = {way: measure(way, arguments) for way in WAYS}
+        rounds.append({way: one["all"] for way, one in found.items()})
+        print(f"round {number + 1}:")
+        for way, one in found.items():
+            parts = f", answers {one['generate']:.1f} s, reading {one['read']:.1f} s" if way == "reading" else ""
+            rate = f"{asked / one['all']:.2f} questions/s"
+            print(f"  {way:9} {rate} ({one['all']:.1f} s{parts}, {one['tokens']:.0f} tokens)", flush=True)
+    for over, under in [("released", "decoding"), ("released", "reading"), ("decoding", "plain"), ("reading", "plain")]:
+        ratio = statistics.median(one[over] / one[under] for one in rounds)
+        print(f"{over} ÷ {under}: {ratio:.2f}  (seconds, {arguments.engine}, median of {len(rounds)})")
 
 
 if __name__ == "__main__":

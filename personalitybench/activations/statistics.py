@@ -45,6 +45,12 @@ LARGEST_COUNT = 2**31 - 1
 BLOCK = (256, 1024)
 """Tokens and neurons that are placed in bins at once on a CPU, few enough for its cache: up to twice as fast."""
 
+GATHERED = 256
+"""Tokens of a layer that a CPU gathers before it counts them: a decode step's few, alone, cost it twice as much each.
+
+They wait for ``build``; memory: 235 MB in bfloat16 for Llama-3-8B.
+"""
+
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -259,6 +265,7 @@ class StatisticsBuilder:
         self._active: torch.Tensor | None = torch.zeros((shards, layers, neurons), dtype=torch.int32, device=device)
         self._histogram = torch.zeros((layers, neurons, self.bins.count), dtype=torch.int32, device=device)
         self._tokens = np.zeros((layers, shards), dtype=np.int64)
+        self._gathered: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in range(layers)]
 
     @torch.no_grad()
     def add(self, layer: int, activations: torch.Tensor, shard: int | torch.Tensor) -> None:
@@ -273,8 +280,7 @@ class StatisticsBuilder:
             ConfigurationError: A shape, type, layer or shard is wrong, or int32 counts would overflow.
             ModelError: An activation is NaN or infinite. Nothing was counted.
         """
-        active = self._open()
-        _, layers, neurons = active.shape
+        _, layers, neurons = self._open().shape
         if not 0 <= layer < layers:
             raise ConfigurationError(f"layer {layer}: the statistics have layers 0 to {layers - 1}")
         if activations.ndim != 2 or activations.shape[1] != neurons or activations.dtype not in FLOATS:
@@ -292,17 +298,32 @@ class StatisticsBuilder:
                 f"layer {layer}: the activations hold NaN or infinity: load the model in another precision (bfloat16 "
                 "or float32) and check its weights"
             )
-        if isinstance(shard, int):
-            active[shard, layer] += (activations > 0).sum(0, dtype=torch.int32)
-        else:
-            active[:, layer].index_add_(0, shard.to(active.device), (activations > 0).int())
+        parts = torch.full((rows,), shard) if isinstance(shard, int) else shard
+        self._tokens[layer] += added
+        gathered = self._gathered[layer]
+        gathered.append((activations.clone(), parts))
+        if activations.device.type != "cpu" or sum(len(one) for _, one in gathered) >= GATHERED:
+            self._count(layer)
+
+    def _count(self, layer: int) -> None:
+        """Count what was gathered of a layer."""
+        gathered = self._gathered[layer]
+        if not gathered:
+            return
+        activations = torch.cat([one for one, _ in gathered]) if len(gathered) > 1 else gathered[0][0]
+        parts = torch.cat([one.to(activations.device) for _, one in gathered])
+        gathered.clear()
+        active = self._open()
+        rows, neurons = activations.shape
+        # A product of zeros and ones is exact up to 2^24 rows, and faster than adding row by row.
+        of_shard = torch.nn.functional.one_hot(parts, len(active)).t().float()
+        active[:, layer] += (of_shard @ (activations > 0).float()).int()
         tokens_at_once, neurons_at_once = BLOCK if activations.device.type == "cpu" else (rows, neurons)
         for first in range(0, rows, tokens_at_once):
             for start in range(0, neurons, neurons_at_once):
                 block = slice(start, start + neurons_at_once)
                 values = activations[first : first + tokens_at_once, block].t().float().contiguous()
                 self._histogram[layer, block].scatter_add_(1, self.bins.index(values), (values > 0).int())
-        self._tokens[layer] += added
 
     @property
     def counts(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -325,6 +346,8 @@ class StatisticsBuilder:
         """Begin again at zero, at the same place in memory."""
         self._open().zero_()
         self._histogram.zero_()
+        for gathered in self._gathered:
+            gathered.clear()
         self._tokens[:] = 0
 
     def build(self, source: StatisticsSource, questions: Sequence[int], *, copy: bool = False) -> GateStatistics:
@@ -341,6 +364,8 @@ class StatisticsBuilder:
         """
         active = self._open()
         shards, layers, neurons = active.shape
+        for layer in range(layers):
+            self._count(layer)
         wrong = np.flatnonzero((self._tokens != self._tokens[0]).any(axis=1))
         if len(wrong):
             counted = {layer: int(self._tokens[layer].sum()) for layer in (0, int(wrong[0]))}
