@@ -47,7 +47,7 @@ def own_cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield folder
 
 
-def fit(model: Path, folder: Path) -> Artifact:
+def fit(model: Path, folder: Path, **settings: Any) -> Artifact:
     source = open_source("sample")
     context = FitContext(
         model=str(model),
@@ -58,7 +58,7 @@ def fit(model: Path, folder: Path) -> Artifact:
         folder=folder / "artifact",
         model_args={"dtype": "float32"},
     )
-    artifact = create_method("npti", SETTINGS, MethodContext(load_wording("project"), source)).fit(context)
+    artifact = create_method("npti", SETTINGS | settings, MethodContext(load_wording("project"), source)).fit(context)
     assert artifact is not None
     return artifact
 
@@ -170,6 +170,26 @@ def test_an_interrupted_fit_ends_with_the_same_artifact(fitted: Path, tiny_model
     answers = folder / names[4] / "answers.jsonl"
     answers.write_bytes(answers.read_bytes()[:-40])
     assert fit(tiny_model, copy).sha256 == whole.sha256
+
+
+def test_counted_while_it_answers(fitted: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Without answers, and then with those of an earlier fit: the neurons of a fit that read its answers."""
+    whole = fitted / "artifact"
+    for name in ("new", "there"):
+        artifact = fit(tiny_model, tmp_path / name, counted_in="decoding")
+        assert NptiManifest.read(artifact.folder).runs == NptiManifest.read(whole).runs
+        for target in TARGETS:
+            place = Path(str(target).replace(":", "-"))
+            ours, theirs = (Intervention.load(folder / place) for folder in (artifact.folder, whole))
+            assert abs(len(ours) - len(theirs)) <= 1, "but for an activation within the last bits of zero"
+        method = create_method("npti", SETTINGS, MethodContext(load_wording("project"), open_source("sample")))
+        (row, *_) = method.describe_fit(artifact)
+        times = {"new": {"generate and count s"}, "there": {"generate s", "read s"}}[name]
+        assert set(row) - {"target", "neurons", "asked", "tokens", "δ error"} == times
+        if name == "new":
+            shutil.copytree(fitted / "identifications", tmp_path / "there" / "identifications")
+            for statistics in (tmp_path / "there" / "identifications").rglob("statistics"):
+                shutil.rmtree(statistics)
 
 
 def test_statistics_from_elsewhere_are_refused(fitted: Path, tiny_model: Path, tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ FORMAT = 2
 """Raised when the same identity no longer gives the same answers."""
 
 
+STEPS = ("generate", "generate and count", "read")
+"""What takes time in a run."""
+
+
 @dataclass(frozen=True)
 class Reading:
     """A way to read answers.
@@ -250,14 +254,13 @@ class Identification:
         """How long a run took, over all sessions that ended other than by a kill.
 
         Returns:
-            ``generate`` and ``read``, and ``generate and count`` where that was done at once.
+            ``generate`` and ``read``, or ``generate and count``; all three where an earlier session was cut.
         """
         spent: dict[str, float] = defaultdict(float)
         for row in JsonLines(self._run_folder(run) / "seconds.jsonl").read():
             spent[row["step"]] += row["seconds"]
-        name = self.reading.name
-        steps = {"generate": "generate", "read": f"read {name}", "generate and count": f"generate and count {name}"}
-        return {step: round(spent[key], 2) for step, key in steps.items() if key in spent}
+        own = {step.removesuffix(f" {self.reading.name}"): seconds for step, seconds in spent.items()}
+        return {step: round(own[step], 2) for step in STEPS if step in own}
 
     def _asked(self, run: str) -> list[Asked]:
         """The questions of a run, in the order in which they are asked."""

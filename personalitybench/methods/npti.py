@@ -204,6 +204,7 @@ class NeuronSteering:
         """One row for each target: what the fit found, from how much, in what time."""
         manifest = NptiManifest.read(artifact.folder)
         seconds = read_json(artifact.folder / PROVENANCE)["seconds"]
+        steps = {step: None for run in manifest.targets for step in seconds[run]}  # in order, each once
         rows = []
         for target, found in manifest.targets.items():
             error = found.median_error_of_delta
@@ -214,8 +215,7 @@ class NeuronSteering:
                     "asked": f"{manifest.runs[target].questions:,}",
                     "tokens": f"{manifest.runs[target].tokens:,}",
                     "δ error": "–" if error is None else f"{error:.4f}",
-                    "answer s": f"{seconds[target]['generate']:.1f}",
-                    "read s": f"{seconds[target]['read']:.1f}",
+                    **{f"{step} s": f"{seconds[target].get(step, 0.0):.1f}" for step in steps},
                 }
             )
         return rows
