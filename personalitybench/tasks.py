@@ -25,6 +25,7 @@ from personalitybench.errors import ConfigurationError
 from personalitybench.judging import (
     FLUENCY,
     RatingRequest,
+    RatingsReport,
     Verdict,
     create_judge,
     rate_all,
@@ -340,18 +341,27 @@ class JudgeFilter(Filter):  # type: ignore[misc]  # lm-eval publishes no types
         ]
 
 
-def judge_answers(judge: str, docs: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[dict[str, Verdict]]:
+def rating_requests(docs: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[RatingRequest]:
+    """What is to be rated: each answer for its question's trait, and for fluency."""
+    return [
+        RatingRequest(doc["question"], answer, aspect)
+        for doc, answer in zip(docs, answers, strict=True)
+        for aspect in (doc["trait"], FLUENCY)
+    ]
+
+
+def judge_answers(
+    judge: str,
+    docs: Sequence[Mapping[str, Any]],
+    answers: Sequence[str],
+    report: RatingsReport | None = None,
+) -> list[dict[str, Verdict]]:
     """Rate each answer for its question's trait and for fluency.
 
     Returns:
         For each answer ``{"trait": verdict, "fluency": verdict}``.
     """
-    aspects = [
-        (doc["question"], answer, aspect)
-        for doc, answer in zip(docs, answers, strict=True)
-        for aspect in (doc["trait"], FLUENCY)
-    ]
-    verdicts = list(rate_all(create_judge(judge), [RatingRequest(*aspect) for aspect in aspects]))
+    verdicts = list(rate_all(create_judge(judge), rating_requests(docs, answers), report))
     return [
         {"trait": trait_verdict, "fluency": fluency_verdict}
         for trait_verdict, fluency_verdict in zip(verdicts[::2], verdicts[1::2], strict=True)

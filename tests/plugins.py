@@ -21,6 +21,7 @@ methods.register("insistent")(InsistentDiary)
 class HashJudge:
     """The same answer always gets the same rating, and another ``salt`` gives others; fluency is 4 or 5."""
 
+    at_a_time = 8
     summary = "ratings drawn by a hash of the answer"
 
     def __init__(self, profile: JudgeProfile) -> None:
@@ -30,7 +31,9 @@ class HashJudge:
     def rubric_sha256(self) -> str:
         return "none"
 
-    async def rate(self, items: Sequence[RatingRequest]) -> Sequence[Verdict]:
+    async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
+        if report is not None:
+            report(len(items))
         return [Rating(self._draw(item)) for item in items]
 
     def _draw(self, item: RatingRequest) -> float:

@@ -6,12 +6,16 @@ A judge answers with a rating from 1 to 5 or says why it has none. A failure is 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Mapping, Sequence
+import datetime as dt
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,6 +27,24 @@ from personalitybench.resources import bundled
 from personalitybench.validation import validate
 
 FLUENCY = "fluency"
+EMPTY_ANSWER = "empty_answer"
+"""Reason why an answer without a word is unrated."""
+
+FOLDER_VARIABLE = "PERSONALITYBENCH_JUDGES"
+"""Environment variable that names a folder of the user's own profiles."""
+
+_WORD = re.compile(r"\w")
+
+WARN_BEFORE = dt.timedelta(days=60)
+RatingsReport = Callable[[int], None]
+"""Is told how many more ratings there are."""
+
+logger = logging.getLogger(__name__)
+
+
+def is_readable(answer: str) -> bool:
+    """Whether there is anything to judge: at least one word character."""
+    return bool(_WORD.search(answer))
 
 
 @dataclass(frozen=True)
@@ -78,6 +100,24 @@ def verdict_from_json(value: Mapping[str, Any]) -> Verdict:
     return Rating(float(value["rating"]), str(value.get("explanation", "")))
 
 
+class Sunset(BaseModel):
+    """When a judge's model goes, as far as it is known.
+
+    Attributes:
+        date: Of the shutdown.
+        status: ``announced`` (by who runs it) or ``reported`` (by others, not verified).
+        source: Where that was found.
+        successors: Profiles that can succeed it; their numbers are of another judge.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    date: dt.date
+    status: Literal["announced", "reported"]
+    source: str = Field(min_length=1)
+    successors: tuple[str, ...] = ()
+
+
 class JudgeProfile(BaseModel):
     """A judge as a file (``judges/*.yaml``).
 
@@ -86,7 +126,9 @@ class JudgeProfile(BaseModel):
         provider: Registered class that does the rating.
         summary: One line for lists.
         caveat: What a reader of its numbers must know; printed with every board.
-        settings: What the provider needs.
+        settings: What the provider needs, and ratings depend on.
+        client: How the provider works, on which no rating depends.
+        sunset: When its model goes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -96,11 +138,20 @@ class JudgeProfile(BaseModel):
     summary: str
     caveat: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
+    client: dict[str, Any] = Field(default_factory=dict)
+    sunset: Sunset | None = None
 
     @property
     def sha256(self) -> str:
-        """Hash of what can change a rating (not of the texts for people)."""
-        return content_hash(self.model_dump(exclude={"summary", "caveat"}))
+        """Hash of what can change a rating."""
+        return content_hash(self.model_dump(include={"id", "provider", "settings"}))
+
+    def warning(self, today: dt.date) -> str | None:
+        """Say that the model goes soon, or should have gone."""
+        if self.sunset is None or today < self.sunset.date - WARN_BEFORE:
+            return None
+        told = f"{self.sunset.status} to be shut down on {self.sunset.date.isoformat()} ({self.sunset.source})"
+        return f"judge {self.id}: its model is {told}; rate what must be comparable before that"
 
 
 @runtime_checkable
@@ -110,16 +161,18 @@ class Judge(Protocol):
     Attributes:
         profile: The file that it was made from.
         rubric_sha256: Hash of what it judges by: rubric texts, or the weights of a trained head.
+        at_a_time: Answers that it is given at a time; a kill loses the ratings of so many, unless it keeps its own.
     """
 
     profile: JudgeProfile
+    at_a_time: ClassVar[int]
 
     @property
     def rubric_sha256(self) -> str:
         """Hash of the rubric."""
 
-    async def rate(self, items: Sequence[RatingRequest]) -> Sequence[Verdict]:
-        """Rate items; one verdict each, in the same order."""
+    async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
+        """Rate items; one verdict each, in the same order. Every item is reported once, as soon as it is rated."""
 
 
 class JudgeClass(Protocol):
@@ -134,23 +187,40 @@ class JudgeClass(Protocol):
 judges: Registry[JudgeClass] = Registry(
     "judge provider",
     "personalitybench.judges",
-    {"offline": "personalitybench.judging.offline:OfflineJudge"},
+    {
+        "chat": "personalitybench.judging.chat_judge:ChatJudge",
+        "offline": "personalitybench.judging.offline:OfflineJudge",
+    },
 )
 
 
+_OTHER_FILES = frozenset({"prices"})  # beside the profiles
+
+
+def _folders() -> list[Path]:
+    own = os.environ.get(FOLDER_VARIABLE)
+    return [*([Path(own)] if own else []), bundled("judges")]
+
+
 def judge_names() -> list[str]:
-    """Ids of the bundled profiles."""
-    return sorted(path.stem for path in bundled("judges").glob("*.yaml"))
+    """Ids of the bundled profiles and of those in the user's folder."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")} - _OTHER_FILES)
 
 
 def load_profile(name: str) -> JudgeProfile:
     """Load a profile by id, or from a YAML file.
 
+    An id is looked for in the folder that ``PERSONALITYBENCH_JUDGES`` names, then among the bundled ones.
+
     Raises:
         ConfigurationError: No such judge, or the file is wrong.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else bundled("judges") / f"{name}.yaml"
-    if not path.is_file():
+    if name.endswith((".yaml", ".yml")):
+        places = [Path(name)]
+    else:
+        places = [folder / f"{name}.yaml" for folder in _folders() if name not in _OTHER_FILES]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         raise unknown_name("judge", name, judge_names())
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -169,28 +239,27 @@ def create_judge(name: str) -> Judge:
         ConfigurationError: No such judge, or its profile is wrong.
     """
     profile = load_profile(name)
+    if warning := profile.warning(dt.datetime.now(dt.UTC).date()):
+        logger.warning(warning)
     return judges.get(profile.provider)(profile)
 
 
-def rate_all(judge: Judge, items: Sequence[RatingRequest]) -> Sequence[Verdict]:
+def rate_all(
+    judge: Judge, items: Sequence[RatingRequest], report: RatingsReport | None = None
+) -> Sequence[Verdict]:
     """Run :meth:`Judge.rate` from code that is not asynchronous, also inside a running loop (a notebook)."""
     if not items:
         return []
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_rate(judge, items))
-    found: list[Sequence[Verdict]] = []
-    thread = threading.Thread(target=lambda: found.append(asyncio.run(_rate(judge, items))))
-    thread.start()
-    thread.join()
-    if not found:
-        raise ConfigurationError(f"judge {judge.profile.id!r} failed: see the error above")
-    return found[0]
+        return asyncio.run(_rate(judge, items, report))
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lambda: asyncio.run(_rate(judge, items, report))).result()
 
 
-async def _rate(judge: Judge, items: Sequence[RatingRequest]) -> Sequence[Verdict]:
-    verdicts = await judge.rate(items)
+async def _rate(judge: Judge, items: Sequence[RatingRequest], report: RatingsReport | None) -> Sequence[Verdict]:
+    verdicts = await judge.rate(items, report)
     if len(verdicts) != len(items):
         raise ConfigurationError(f"judge {judge.profile.id!r} gave {len(verdicts)} verdicts for {len(items)} answers")
     return verdicts

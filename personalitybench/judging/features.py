@@ -7,7 +7,6 @@ batch, no padding), so its features never depend on what else is judged.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,8 +26,6 @@ FLUENCY_FEATURES = ("mean_nll", "worst_nll", "repetition", "distinct_2")
 
 Vector = npt.NDArray[np.float32]
 
-_WORD = re.compile(r"\w")
-
 
 @dataclass(frozen=True)
 class AnswerFeatures:
@@ -42,11 +39,6 @@ class AnswerFeatures:
 
     state: Vector
     fluency: Vector
-
-
-def is_readable(answer: str) -> bool:
-    """Whether there is anything to judge: at least one word character."""
-    return bool(_WORD.search(answer))
 
 
 class AnswerReader:

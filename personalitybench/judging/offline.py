@@ -14,14 +14,23 @@ from pydantic import BaseModel, ConfigDict
 
 from personalitybench.errors import unknown_name
 from personalitybench.files import content_hash, sha256_file
-from personalitybench.judging.base import FLUENCY, JudgeProfile, Rating, RatingRequest, Unrated, Verdict
-from personalitybench.judging.features import AnswerFeatures, is_readable, shared_reader
+from personalitybench.judging.base import (
+    EMPTY_ANSWER,
+    FLUENCY,
+    JudgeProfile,
+    Rating,
+    RatingRequest,
+    RatingsReport,
+    Unrated,
+    Verdict,
+    is_readable,
+)
+from personalitybench.judging.features import AnswerFeatures, shared_reader
 from personalitybench.judging.heads import load_heads
 from personalitybench.models import DEMO_MODEL
 from personalitybench.resources import bundled
 from personalitybench.validation import validate
 
-EMPTY_ANSWER = "empty_answer"
 _DIGITS = 4
 
 
@@ -40,6 +49,7 @@ class OfflineJudge:
         profile: Its profile.
     """
 
+    at_a_time: ClassVar[int] = 8
     summary: ClassVar[str] = "trained heads over a small language model; no key, no network"
 
     def __init__(self, profile: JudgeProfile) -> None:
@@ -53,13 +63,18 @@ class OfflineJudge:
         """Hash of the heads and of the model whose states they read."""
         return content_hash([sha256_file(self._path), DEMO_MODEL.sha256])
 
-    async def rate(self, items: Sequence[RatingRequest]) -> Sequence[Verdict]:
+    async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
         """Rate items; an answer without a word is unrated.
 
         Raises:
             ConfigurationError: There is no head for an aspect.
         """
-        return [self._rate(item) for item in items]
+        verdicts = []
+        for item in items:
+            verdicts.append(self._rate(item))
+            if report is not None:
+                report(1)
+        return verdicts
 
     def _rate(self, item: RatingRequest) -> Verdict:
         if item.aspect not in self._heads:

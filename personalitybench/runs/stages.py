@@ -25,7 +25,7 @@ from personalitybench.backends.loading import (
 from personalitybench.backends.needs import CAPABILITIES, check_needs
 from personalitybench.errors import ModelError, StorageError
 from personalitybench.files import Sheet
-from personalitybench.judging import create_judge, verdict_from_json
+from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
@@ -45,13 +45,15 @@ from personalitybench.tasks import (
     PersonalityTask,
     judge_answers,
     judge_fingerprint,
+    rating_requests,
     tasks_folder,
 )
 from personalitybench.traits import Target
 from personalitybench.versions import package_versions
 
 STAGES = ("fit", "tune", "generate", "judge", "score")
-_JUDGED_AT_A_TIME = 8  # answers between two writes; a kill loses at most these
+RATINGS = 2
+"""Of an answer: for its trait and for fluency."""
 
 
 class Run:
@@ -133,15 +135,33 @@ class Run:
         """Ask every question that has no answer yet."""
         self._ask(self._reported(), "generate")
 
-    def judge(self) -> None:
-        """Have every answer rated that has no verdict yet; needs no model of the suite."""
-        self._have_rated(self._reported(), self.suite.judges, "judge")
+    def judge(self, judges: Sequence[str] = ()) -> None:
+        """Have every answer rated that has no verdict yet; needs no model of the suite.
 
-    def score(self) -> dict[str, tuple[Leaderboard, list[Example]]]:
-        """Aggregate into one board for each judge, with a few answers to show beside it."""
+        Args:
+            judges: By whom; the suite's judges if empty.
+        """
+        self._have_rated(self._reported(), judges or self.suite.judges, "judge")
+
+    def to_rate(self, judge: str) -> Iterator[RatingRequest]:
+        """What a judge would be asked by :meth:`judge`: the ratings that no file of this run has yet."""
+        fingerprint = judge_fingerprint(judge)
+        for call in self._reported():
+            folder = self._call_folder(call)
+            for target in self.targets:
+                judged = _judged_ids(folder.ratings(target, fingerprint))
+                answers = [row for row in self._complete_answers(folder, target, call) if row["id"] not in judged]
+                yield from rating_requests(answers, [row["answer"] for row in answers])
+
+    def score(self, judges: Sequence[str] = ()) -> dict[str, tuple[Leaderboard, list[Example]]]:
+        """Aggregate into one board for each judge, with a few answers to show beside it.
+
+        Args:
+            judges: Whose; the suite's judges if empty.
+        """
         boards = {}
         sweeps = [self._choice(each) for each in self.suite.tunings()]
-        for judge in self.suite.judges:
+        for judge in judges or self.suite.judges:
             fingerprint = judge_fingerprint(judge)
             cells = [cell for call in self._reported() for cell in self._cells(call, fingerprint)]
             caveat = create_judge(judge).profile.caveat
@@ -293,14 +313,21 @@ class Run:
     def _rate(self, judge: str, answers: list[dict[str, Any]], ratings: Sheet, stage: Any) -> None:
         judged = _judged_ids(ratings)
         missing = [row for row in answers if row["id"] not in judged]
-        for start in range(0, len(missing), _JUDGED_AT_A_TIME):
-            chunk = missing[start : start + _JUDGED_AT_A_TIME]
-            verdicts = judge_answers(judge, chunk, [row["answer"] for row in chunk])
+        at_a_time = create_judge(judge).at_a_time
+        for start in range(0, len(missing), at_a_time):
+            chunk = missing[start : start + at_a_time]
+            rated = 0
+
+            def report(more: int) -> None:
+                nonlocal rated
+                stage.advance((rated + more) // RATINGS - rated // RATINGS)
+                rated += more
+
+            verdicts = judge_answers(judge, chunk, [row["answer"] for row in chunk], report)
             ratings.lines.append(
                 {"id": row["id"], **{aspect: verdict.to_json() for aspect, verdict in found.items()}}
                 for row, found in zip(chunk, verdicts, strict=True)
             )
-            stage.advance(len(chunk))
 
     def _complete_answers(
         self, folder: CallFolder, target: Target, call: Call, stage: str = "generate"

@@ -1,0 +1,338 @@
+"""A judge that is a chat model: a rubric's messages, replies that are kept or asked for, the verdicts read in them.
+
+Joins what knows nothing of each other: :mod:`~personalitybench.judging.rubrics`,
+:mod:`~personalitybench.judging.responses`, :mod:`~personalitybench.judging.chat_client`. A reply is paid once: it is on
+disk before it counts as there, and reading it anew costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from personalitybench.errors import JudgeError, JudgeModelError
+from personalitybench.files import cache_folder, content_hash
+from personalitybench.judging.base import (
+    EMPTY_ANSWER,
+    JudgeProfile,
+    Rating,
+    RatingRequest,
+    RatingsReport,
+    Unrated,
+    Verdict,
+    is_readable,
+)
+from personalitybench.judging.chat_client import OPENAI_URL, ChatClient, ChatSettings, Reply
+from personalitybench.judging.prices import Price, cost, estimate_tokens, load_prices
+from personalitybench.judging.responses import ResponseStore, StoredResponse, request_key
+from personalitybench.judging.rubrics import load_rubric
+from personalitybench.validation import validate
+
+AGAIN = "Your reply held no rating. Give only the rating, a whole number from 1 to 5 in double square brackets."
+"""The one further turn where a reply could not be read."""
+
+_EXPLANATION_TOKENS = 80  # of a reply: thirty words and the rating, with room
+
+Messages = list[dict[str, str]]
+
+
+class ChatJudgeSettings(BaseModel):
+    """``settings`` of a profile: what decides its ratings.
+
+    Attributes:
+        model: Name of the model at the server.
+        base_url: Where the server is; None is the OpenAI API.
+        api_key_env: Environment variable with the key.
+        sampling: Sent with each request: ``temperature``, ``max_tokens`` and so on.
+        rubric: What it judges by: a bundled rubric or a YAML file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str = Field(min_length=1)
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    rubric: str = "project"
+
+
+class ChatClientOptions(BaseModel):
+    """``client`` of a profile: how the server is asked, which no rating depends on.
+
+    Attributes:
+        concurrency: Most requests in flight.
+        timeout: Seconds for one try.
+        attempts: Tries in all for what may pass.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    concurrency: int = Field(default=64, ge=1)
+    timeout: float = Field(default=60.0, gt=0)
+    attempts: int = Field(default=8, ge=1)
+
+
+@dataclass
+class Spending:
+    """What a judge was asked in this process, and what that cost.
+
+    Attributes:
+        price: Of its model; None where none is known.
+        budget: US dollars after which nothing more is asked; None for no limit.
+        calls: Replies that were asked for and came.
+        kept: Replies that were there already.
+        prompt_tokens: Sent, as the server counted them.
+        completion_tokens: Written, likewise.
+    """
+
+    price: Price | None
+    budget: float | None = None
+    calls: int = 0
+    kept: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    @property
+    def dollars(self) -> float | None:
+        """US dollars; None where no price is known."""
+        return None if self.price is None else cost(self.price, self.prompt_tokens, self.completion_tokens)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What ratings would take, guessed before anything is sent.
+
+    Attributes:
+        ratings: How many are wanted.
+        kept: Replies that are there already.
+        calls: Requests to send, without those that are asked again.
+        prompt_tokens: They send, estimated without a tokenizer.
+        completion_tokens: They would write, estimated.
+        dollars: At the price that is known, or None.
+    """
+
+    ratings: int
+    kept: int
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    dollars: float | None
+
+
+class ChatJudge:
+    """Rates answers by asking a chat model; see :class:`personalitybench.judging.base.Judge`.
+
+    Args:
+        profile: Its profile.
+
+    Raises:
+        ConfigurationError: The profile or the rubric is wrong.
+    """
+
+    summary: ClassVar[str] = "a chat model behind the OpenAI API or any server that speaks like it"
+    at_a_time: ClassVar[int] = 1024
+
+    def __init__(self, profile: JudgeProfile) -> None:
+        self.profile = profile
+        where = f"judge profile {profile.id!r}"
+        self._settings = validate(ChatJudgeSettings, profile.settings, f"{where}: settings")
+        options = validate(ChatClientOptions, profile.client, f"{where}: client")
+        self._client = ChatSettings(
+            model=self._settings.model,
+            base_url=self._settings.base_url,
+            api_key_env=self._settings.api_key_env,
+            sampling=self._settings.sampling,
+            concurrency=options.concurrency,
+            timeout=options.timeout,
+            attempts=options.attempts,
+        )
+        self._rubric = load_rubric(self._settings.rubric)
+        self.prices = load_prices()
+        self.spending = Spending(self.prices.price(self._settings.model))
+
+    @property
+    def rubric_sha256(self) -> str:
+        """Hash of all texts that the model is asked with."""
+        return content_hash([self._rubric.sha256, AGAIN])
+
+    async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
+        """Rate items; an answer without a word is unrated and not sent.
+
+        Raises:
+            JudgeError: No request can succeed, or the budget is spent. What was paid is kept.
+        """
+        verdicts: dict[int, Verdict] = {
+            place: Unrated(EMPTY_ANSWER, "the answer has no word")
+            for place, item in enumerate(items)
+            if not is_readable(item.answer)
+        }
+        told = len(verdicts)
+        if report is not None and told:
+            report(told)
+        asked = {place: self._rubric.messages(item) for place, item in enumerate(items) if place not in verdicts}
+        with ResponseStore(store_path()) as store:
+            for last in (False, True):
+                again = {}
+                for place, reply in (await self._replies(store, asked, None if last else report)).items():
+                    verdict = reply if isinstance(reply, Unrated) else self._rubric.read(reply)
+                    if isinstance(verdict, Rating) or isinstance(reply, Unrated) or last:
+                        verdicts[place] = verdict
+                    else:
+                        again[place] = [
+                            *asked[place],
+                            {"role": "assistant", "content": reply},
+                            {"role": "user", "content": AGAIN},
+                        ]
+                asked = again
+                if not asked:
+                    break
+        return [verdicts[place] for place in range(len(items))]
+
+    def estimate(self, items: Iterable[RatingRequest]) -> Estimate:
+        """Guess what ratings would take; sends nothing."""
+        ratings = kept = calls = prompt = 0
+        with ResponseStore(store_path()) as store:
+            for chunk in _chunks(items, self.at_a_time):
+                ratings += len(chunk)
+                asked = {
+                    self._key(messages): messages
+                    for item in chunk
+                    if is_readable(item.answer)
+                    for messages in [self._rubric.messages(item)]
+                }
+                there = store.get_many(asked)
+                kept += len(there)
+                missing = [messages for key, messages in asked.items() if key not in there]
+                calls += len(missing)
+                prompt += sum(map(estimate_tokens, missing))
+        completion = calls * int(self._settings.sampling.get("max_tokens", _EXPLANATION_TOKENS))
+        price = self.spending.price
+        dollars = None if price is None else cost(price, prompt, completion)
+        return Estimate(ratings, kept, calls, prompt, completion, dollars)
+
+    def _key(self, messages: Messages) -> str:
+        return request_key(
+            self._settings.model, self._settings.base_url or OPENAI_URL, messages, self._settings.sampling
+        )
+
+    async def _replies(
+        self, store: ResponseStore, asked: Mapping[int, Messages], report: RatingsReport | None
+    ) -> dict[int, str | Unrated]:
+        """Texts of replies by place, from the store where they are there; equal messages are asked once."""
+        places: dict[str, list[int]] = {}
+        for place, messages in asked.items():
+            places.setdefault(self._key(messages), []).append(place)
+        there = store.get_many(places)
+        self.spending.kept += len(there)
+        found: dict[int, str | Unrated] = {
+            place: stored.text for key, stored in there.items() for place in places[key]
+        }
+        if report is not None and found:
+            report(len(found))
+        missing = [key for key in places if key not in there]
+        if not missing:
+            return found
+        keeper = _Keeper(store)
+
+        def done(number: int, reply: Reply | Unrated) -> None:
+            own = places[missing[number]]
+            if isinstance(reply, Reply):
+                keeper.keep(missing[number], _to_store(reply))
+                self._spend(reply)
+            found.update(dict.fromkeys(own, reply.text if isinstance(reply, Reply) else reply))
+            if report is not None:
+                report(len(own))
+
+        try:
+            async with ChatClient(self._client) as client:
+                await client.ask_all((asked[places[key][0]] for key in missing), done)
+        except JudgeModelError as error:
+            raise JudgeModelError(f"{error}{self._succession()}") from error
+        finally:
+            await keeper.finish()
+        return found
+
+    def _spend(self, reply: Reply) -> None:
+        spending = self.spending
+        spending.calls += 1
+        spending.prompt_tokens += reply.prompt_tokens
+        spending.completion_tokens += reply.completion_tokens
+        dollars = spending.dollars
+        if spending.budget is not None and dollars is not None and dollars >= spending.budget:
+            raise JudgeError(
+                f"judge {self.profile.id}: the budget of ${spending.budget:g} is spent (${dollars:.4f} at "
+                f"{self.prices.about}); what was paid is kept, so the same command goes on with a larger one"
+            )
+
+    def _succession(self) -> str:
+        """What to do where the model is gone."""
+        sunset = self.profile.sunset
+        if sunset is None or not sunset.successors:
+            return ""
+        return (
+            f"; it was {sunset.status} to be shut down on {sunset.date.isoformat()}. Profiles that can succeed it: "
+            f"{', '.join(sunset.successors)}. Their numbers are of another judge and stand on a board of their own; have "
+            "them rate answers that this one has rated (personalitybench judge RUN --judge NEW) before relying on them"
+        )
+
+
+class _Keeper:
+    """Writes replies to the store as they come, many in one go, without holding up those that are under way."""
+
+    def __init__(self, store: ResponseStore) -> None:
+        self._store = store
+        self._waiting: list[tuple[str, StoredResponse]] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    def keep(self, key: str, response: StoredResponse) -> None:
+        """Have a reply written soon."""
+        self._waiting.append((key, response))
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.get_running_loop().create_task(self._write())
+
+    async def finish(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            StorageError: It cannot be.
+        """
+        if self._writing is not None:
+            await self._writing
+
+    async def _write(self) -> None:
+        while self._waiting:
+            now, self._waiting = self._waiting, []
+            await asyncio.to_thread(self._store.put_many, now)
+
+
+def store_path() -> Path:
+    """File of all replies of chat models that judge, in the user's cache."""
+    return cache_folder("judges") / "replies.sqlite"
+
+
+def _to_store(reply: Reply) -> StoredResponse:
+    return StoredResponse(
+        text=reply.text,
+        model=reply.model,
+        finish_reason=reply.finish_reason,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _chunks(items: Iterable[RatingRequest], size: int) -> Iterator[list[RatingRequest]]:
+    chunk: list[RatingRequest] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
