@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.errors import ConfigurationError, unknown_name
 from personalitybench.files import content_hash
+from personalitybench.judging.prices import PRICES
 from personalitybench.registry import Registry
 from personalitybench.resources import bundled
 from personalitybench.validation import validate
@@ -140,7 +141,7 @@ judges: Registry[JudgeClass] = Registry(
 
 def judge_names() -> list[str]:
     """Ids of the bundled profiles."""
-    return sorted(path.stem for path in bundled("judges").glob("*.yaml"))
+    return sorted(path.stem for path in bundled("judges").glob("*.yaml") if path.name != PRICES)
 
 
 def load_profile(name: str) -> JudgeProfile:
@@ -150,7 +151,7 @@ def load_profile(name: str) -> JudgeProfile:
         ConfigurationError: No such judge, or the file is wrong.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else bundled("judges") / f"{name}.yaml"
-    if not path.is_file():
+    if not path.is_file() or path == bundled("judges", PRICES):
         raise unknown_name("judge", name, judge_names())
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
