@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.errors import ConfigurationError, unknown_name
 from personalitybench.files import content_hash
+from personalitybench.judging.prices import PRICES
 from personalitybench.registry import Registry
 from personalitybench.resources import bundled
 from personalitybench.validation import validate
@@ -194,7 +195,7 @@ judges: Registry[JudgeClass] = Registry(
 )
 
 
-_OTHER_FILES = frozenset({"prices"})  # beside the profiles
+_OTHER_FILES = frozenset({Path(PRICES).stem})  # beside the profiles
 
 
 def _folders() -> list[Path]:
