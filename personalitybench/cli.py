@@ -93,6 +93,7 @@ def run(
         Path | None,
         typer.Option(help="Local copy of the official data; PERSONALITYBENCH_DATA does the same."),
     ] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")] = None,
 ) -> None:
     """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes.
 
@@ -103,7 +104,31 @@ def run(
     from personalitybench.runs.command import run_suite  # noqa: PLC0415
 
     with _resumable():
-        run_suite(suite, output, stage or [], _console(), data_dir)
+        run_suite(suite, output, stage or [], _console(), data_dir=data_dir, budget=budget)
+
+
+@app.command(
+    epilog="Examples: `personalitybench judge runs/demo --judge my-server.yaml --dry-run` · "
+    "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06`"
+)
+def judge(
+    run: Annotated[Path, typer.Argument(help="Folder of a run whose answers are there, such as runs/demo.")],
+    *,
+    judges: Annotated[
+        list[str] | None,
+        typer.Option("--judge", help="A judge's id or profile file (repeatable); default: the suite's judges."),
+    ] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+) -> None:
+    """Have the answers of a run rated by a judge, and make its board; no model of the suite is needed.
+
+    Interrupt it when you like: replies that were paid are kept, and the same command goes on from there.
+    """
+    from personalitybench.runs.judge_command import judge_run  # noqa: PLC0415
+
+    with _resumable():
+        judge_run(run, judges or [], _console(), budget=budget, dry_run=dry_run)
 
 
 @app.command(

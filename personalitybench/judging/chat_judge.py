@@ -211,10 +211,16 @@ class ChatJudge:
                 missing = [messages for key, messages in asked.items() if key not in there]
                 calls += len(missing)
                 prompt += sum(map(estimate_tokens, missing))
-        completion = calls * int(self._settings.sampling.get("max_tokens", _EXPLANATION_TOKENS))
+        completion = calls * self._most_written
         price = self.spending.price
         dollars = None if price is None else cost(price, prompt, completion)
         return Estimate(ratings, kept, calls, prompt, completion, dollars)
+
+    @property
+    def _most_written(self) -> int:
+        """Tokens of a reply at most, as far as the sampling says."""
+        sampling = self._settings.sampling
+        return int(sampling.get("max_completion_tokens", sampling.get("max_tokens", _EXPLANATION_TOKENS)))
 
     def _key(self, messages: Messages) -> str:
         return request_key(

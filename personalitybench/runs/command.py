@@ -14,13 +14,20 @@ from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.render import write_board
 from personalitybench.leaderboard.schema import Leaderboard
 from personalitybench.leaderboard.summary import board_table
+from personalitybench.runs.judge_command import board_stem, report_spending, set_budget
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.stages import STAGES, Run
 from personalitybench.runs.suite import load_suite
 
 
 def run_suite(
-    name: str, output: Path | None, stages: Sequence[str], console: Console, data_dir: Path | None = None
+    name: str,
+    output: Path | None,
+    stages: Sequence[str],
+    console: Console,
+    *,
+    data_dir: Path | None = None,
+    budget: float | None = None,
 ) -> None:
     """Run a suite.
 
@@ -30,6 +37,7 @@ def run_suite(
         stages: Which stages, all if empty.
         console: Where progress and the table go.
         data_dir: Local copy of the official data, instead of what the suite names.
+        budget: US dollars that each judge may cost; None for no limit.
 
     Raises:
         PersonalityBenchError: Something is wrong; what was finished is kept.
@@ -43,6 +51,7 @@ def run_suite(
     with RunProgress(console) as progress:
         run = Run(suite.with_data(data_dir) if data_dir else suite, folder, progress)
         run.check()
+        set_budget(suite.judges, budget)
         with run.lock():
             resolved = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             write_atomically(folder / "suite.yaml", resolved)
@@ -51,10 +60,11 @@ def run_suite(
                     boards = run.score()
                     continue
                 {"fit": run.fit, "tune": run.tune, "generate": run.generate, "judge": run.judge}[stage]()
+            report_spending(suite.judges, progress)
             paths = [
                 path
                 for judge, (board, examples) in boards.items()
-                for path in write_board(board, folder, _stem(judge, suite.judges), examples)
+                for path in write_board(board, folder, board_stem(judge, suite.judges), examples)
             ]
     for board, _ in boards.values():
         console.print(board_table(board))
@@ -64,7 +74,3 @@ def run_suite(
     if spent:
         console.print(f"time: {', '.join(spent)}", highlight=False)
 
-
-def _stem(judge: str, judges: Sequence[str]) -> str:
-    """The first judge's board is ``leaderboard``; those of others carry their names."""
-    return "leaderboard" if judge == judges[0] else f"leaderboard-{Path(judge).stem}"
