@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalitybench.errors import ConfigurationError
-from personalitybench.judging import FLUENCY, Rating, RatingRequest
+from personalitybench.judging import FLUENCY, Rating, RatingRequest, rubrics
 from personalitybench.judging.rubrics import Rubric, fence, load_rubric, rubric_names
 from personalitybench.resources import bundled
 from personalitybench.traits import BIG_FIVE, TRAIT_NAMES
@@ -87,11 +87,13 @@ def test_half_a_character_can_be_sent(text: str) -> None:
 
 
 def test_a_mark_that_the_text_holds_is_drawn_again() -> None:
-    held = " ".join(f"{number:02X}" for number in range(256) if number % 16)  # only those that end in 0 are left
-    first = fence({"answer": held}, digits=2)["answer"]
-    mark = first.partition("-")[2][:2]
-    assert mark not in held.lower()
-    assert first == f"<answer-{mark}>\n{held}\n</answer-{mark}>"
+    # Of the 256 marks of two digits only those that end in 0 are left; each text draws anew.
+    held = " ".join(f"{number:02X}" for number in range(256) if number % 16)
+    for text in (held, held.lower(), held + " "):
+        first = fence({"answer": text}, digits=2)["answer"]
+        mark = first.partition("-")[2][:2]
+        assert mark.endswith("0")
+        assert first == f"<answer-{mark}>\n{text}\n</answer-{mark}>"
     taken = {fence({"answer": str(number)}, digits=2)["answer"].partition("-")[2][:2] for number in range(40)}
     assert len(taken) > 20, "marks differ from text to text"
 
@@ -221,6 +223,13 @@ def test_names() -> None:
         load_rubric("projct")
     with pytest.raises(ConfigurationError, match=r"unknown rubric '/nowhere/mine\.yaml'"):
         load_rubric("/nowhere/mine.yaml")
+
+
+def test_the_hash_covers_the_facets(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = load_rubric("project").sha256
+    changed = (replace(BIG_FIVE[0], facets=("imagination",)), *BIG_FIVE[1:])
+    monkeypatch.setattr(rubrics, "BIG_FIVE", changed)
+    assert load_rubric("project").sha256 != before
 
 
 def test_the_hash_covers_what_can_change_a_rating_and_no_more(write: Callable[..., str]) -> None:

@@ -98,6 +98,7 @@ def test_a_choice_between_two_numbers_is_no_rating(text: str) -> None:
         '"[[5]]" [[2]]',
         "[[5]] Rating: [[2]]",
         "[[5]]; [[2]]",
+        "[[5]] no, rather [[2]]",
         "It asks for [[5]] but shows little: [[2]]",
         "[[5]] or, on second thoughts, [[2]]",
         "[[2]] or [[2]]",
@@ -133,6 +134,14 @@ def test_every_text_gives_a_rating_in_range_or_a_reason(text: str) -> None:
     else:
         assert verdict.reason in {"no-rating", "not-a-rating", "out-of-range"}
         assert len(verdict.detail) < 300, "a reason stays short whatever the reply"
+
+
+@pytest.mark.parametrize("held", ["x" * 10_000, "9" * 10_000])
+def test_a_reason_quotes_only_the_beginning(held: str) -> None:
+    verdict = read_rating(f"[[{held}]]")
+    assert isinstance(verdict, Unrated)
+    assert held[:20] in verdict.detail
+    assert len(verdict.detail) < 200
 
 
 SHAPES = {
