@@ -1,6 +1,6 @@
-"""Pinned downloads from the paper's repository: each file is known by its git blob id before it is fetched.
+"""Pinned downloads from public repositories: each file is known by its git blob id before it is fetched.
 
-The data have no licence, so they are downloaded by each user, verified, cached, and never redistributed.
+The paper's data have no licence, so they are downloaded by each user, verified, cached, and never redistributed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,27 +25,45 @@ REPOSITORY = "RUCAIBox/NPTI"
 COMMIT = "630d2a236e5c8d2484fbd5b71249aedd1fc44195"
 MIRROR_VARIABLE = "PERSONALITYBENCH_MIRROR"
 
-_BASE_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}"
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 60
 _LOCK_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Release:
+    """A commit of a public repository."""
+
+    repository: str
+    commit: str
+
+    @property
+    def url(self) -> str:
+        """Base address of its files."""
+        return f"https://raw.githubusercontent.com/{self.repository}/{self.commit}"
+
+
+PAPER = Release(REPOSITORY, COMMIT)
+JUDGE_PROMPTS = Release("Z1ivan/DPN-LE", "3fb5e7273cae73aea3bef6c084178940726c2fb8")
+"""Where the paper's prompts for judges are under a licence (``judging/official_rubric.py``)."""
 
 
 class _IncompleteError(DataError):
     """The connection broke off, the body was cut short, or the server failed: worth another try."""
 
 
-def fetch_pinned(path: str, blob_id: str) -> Path:
-    """Return a verified local copy of a file of the pinned release, downloading it on first use.
+def fetch_pinned(path: str, blob_id: str, release: Release = PAPER) -> Path:
+    """Return a verified local copy of a file of a pinned release, downloading it on first use.
 
     Args:
         path: Path inside the repository, e.g. ``NPTI/dataset/test/Openness.json``.
         blob_id: Its git blob id, 40 hex digits.
+        release: The release that it belongs to.
 
     Raises:
         DataError: Not reachable, not there, cut short, or not the pinned content; nothing wrong is kept.
     """
-    folder = cache_folder("official", COMMIT)
+    folder = cache_folder("official", release.commit)
     target = folder / path
     if target.exists():
         _verify(target, blob_id, cached=True)
@@ -53,7 +72,7 @@ def fetch_pinned(path: str, blob_id: str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock", timeout=_LOCK_SECONDS):
             if not target.exists():  # another process may have fetched it while we waited
-                _download(f"{_base_url()}/{path}", target, blob_id)
+                _download(f"{_base_url(release)}/{path}", target, blob_id)
     except Timeout as error:
         raise DataError(f"another process has held {target}.lock for {_LOCK_SECONDS} s: delete it") from error
     except OSError as error:
@@ -62,9 +81,9 @@ def fetch_pinned(path: str, blob_id: str) -> Path:
     return target
 
 
-def _base_url() -> str:
-    """The mirror named in the environment, else the public repository."""
-    return os.environ.get(MIRROR_VARIABLE, _BASE_URL).rstrip("/")
+def _base_url(release: Release) -> str:
+    """The mirror named in the environment (one folder for the files of all releases), else the public repository."""
+    return os.environ.get(MIRROR_VARIABLE, release.url).rstrip("/")
 
 
 def _download(url: str, target: Path, blob_id: str) -> None:

@@ -46,6 +46,7 @@ def test_the_wheel_is_complete_and_small(wheel: Path) -> None:
         "judges/offline.yaml",
         "judges/prices.yaml",
         "judges/offline/heads.safetensors",
+        "judges/rubrics/project.yaml",
         "harness/demo.yaml",
         "leaderboards/page.html.j2",
         "leaderboards/neurons.html.j2",

@@ -1,0 +1,201 @@
+"""What a chat model is told when it judges: rubrics as files (``judges/rubrics/*.yaml``), and the paper's own.
+
+A request becomes messages; :mod:`personalitybench.judging.verdicts` reads the reply. The answer was written by a model
+that may have been made to please the judge, so a rubric's templates never get at it: they place a fenced block whose
+mark the answer cannot hold. Equal requests give equal messages, which is what a cache of replies needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import count
+from pathlib import Path
+
+import yaml
+from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from pydantic import BaseModel, ConfigDict, Field
+
+from personalitybench.errors import ConfigurationError, unknown_name
+from personalitybench.files import content_hash
+from personalitybench.judging.base import FLUENCY, RatingRequest, Verdict
+from personalitybench.judging.verdicts import read_rating
+from personalitybench.resources import bundled
+from personalitybench.traits import BIG_FIVE, TRAIT_NAMES
+from personalitybench.traits import trait as trait_by_name
+from personalitybench.validation import validate
+
+OFFICIAL = "official"
+
+# Part of every rubric's hash: raise it when the fence, the variables of a template, or what is read out of a reply
+# change, so that ratings of before and after never share a row.
+_FORMAT = 1
+_MARK_DIGITS = 16
+_TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+class RubricFile(BaseModel):
+    """A rubric as a file: plain text with Jinja's ``{{ }}`` and ``{% %}``.
+
+    Attributes:
+        summary: One line for lists.
+        system: The system message; it has no variables. Empty: there is none.
+        trait: The user turn that asks for a trait. Variables: ``trait`` (its name), ``facets`` (a list), ``high`` and
+            ``low`` (what a person at that pole is called, with the article), and ``question`` and ``answer``, both
+            fenced.
+        fluency: The user turn that asks for fluency. Its only variable is ``answer``, fenced.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    summary: str = Field(min_length=1)
+    system: str
+    trait: str
+    fluency: str
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """What a judge goes by.
+
+    Attributes:
+        name: Its name, or that of its file.
+        summary: One line for lists.
+        system: Template of the system message; empty: there is none.
+        turns: Template of the user turn for each trait and for fluency.
+        fenced: Whether question and answer come with a fence around them. Only the paper's text has none.
+    """
+
+    name: str
+    summary: str = field(compare=False)
+    system: str = field(repr=False)
+    turns: Mapping[str, str] = field(repr=False, hash=False)
+    fenced: bool = True
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all that can change a message or the reading of a reply."""
+        traits = {trait.name: [list(trait.facets), list(trait.adjectives)] for trait in BIG_FIVE}
+        texts = {"system": self.system, "turns": dict(self.turns), "fenced": self.fenced}
+        return content_hash(texts | {"format": _FORMAT, "traits": traits})
+
+    def messages(self, item: RatingRequest) -> list[dict[str, str]]:
+        """Say what the judge is asked, as messages of a chat. Equal items give equal messages.
+
+        Half a surrogate pair, which no server can be sent, becomes U+FFFD; all other characters stay as they are.
+
+        Raises:
+            ConfigurationError: No such trait, or the template fails on this item or changes its fenced answer.
+        """
+        texts = {"answer": _sendable(item.answer)}
+        about: dict[str, object] = {}
+        if item.aspect != FLUENCY:
+            trait = trait_by_name(item.aspect)
+            high, low = trait.adjectives
+            about = {"trait": trait.name, "facets": list(trait.facets), "high": high, "low": low}
+            texts["question"] = _sendable(item.question)
+        if self.fenced:
+            texts = fence(texts)
+        said = {"system": self._render("system", self.system, {})} if self.system else {}
+        said["user"] = self._render(item.aspect, self.turns[item.aspect], about | texts)
+        shown = said["user"].count(texts["answer"])
+        if self.fenced and shown != 1:
+            times = "not there unchanged" if shown == 0 else f"there {shown} times"
+            raise ConfigurationError(
+                f"rubric {self.name!r}, {item.aspect}: {{{{ answer }}}} must stand once, it is {times}"
+            )
+        return [{"role": role, "content": content} for role, content in said.items()]
+
+    def read(self, text: str) -> Verdict:
+        """Read the judge's reply."""
+        return read_rating(text)
+
+    def _render(self, part: str, template: str, values: Mapping[str, object]) -> str:
+        try:
+            return _compile(template).render(values)
+        except _TEMPLATE_ERRORS as error:
+            raise ConfigurationError(f"rubric {self.name!r}, {part}: {_first_line(error)}") from error
+
+
+def rubric_names() -> list[str]:
+    """Names of the bundled rubrics, and ``official``."""
+    return sorted([path.stem for path in bundled("judges", "rubrics").glob("*.yaml")] + [OFFICIAL])
+
+
+def load_rubric(name: str) -> Rubric:
+    """Load a rubric.
+
+    Args:
+        name: A bundled rubric (``project``), a path ending in ``.yaml`` or ``.yml``, or ``official``: the paper's
+            text, fetched on first use from a pinned public release.
+
+    Raises:
+        ConfigurationError: There is no such rubric, or its file is wrong: no YAML, an unknown key or variable, a
+            template that cannot be rendered or that does not show the answer exactly once.
+        DataError: The paper's text cannot be fetched, or is not what was pinned.
+    """
+    if name == OFFICIAL:
+        from personalitybench.judging.official_rubric import read_official_turns  # noqa: PLC0415 (needs requests)
+
+        return Rubric(OFFICIAL, "the paper's text, in one user turn without a fence", "", read_official_turns(), False)
+    path = Path(name) if name.endswith((".yaml", ".yml")) else bundled("judges", "rubrics") / f"{name}.yaml"
+    if not path.is_file():
+        raise unknown_name("rubric", name, rubric_names())
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"rubric {path} is not YAML: {_first_line(error)}") from error
+    except OSError as error:
+        raise ConfigurationError(f"rubric {path} cannot be read ({error.strerror})") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"rubric {path} is not a mapping")
+    texts = validate(RubricFile, content, f"rubric {path}")
+    rubric = Rubric(
+        path.stem, texts.summary, texts.system, dict.fromkeys(TRAIT_NAMES, texts.trait) | {FLUENCY: texts.fluency}
+    )
+    for aspect in rubric.turns:  # now, rather than after a thousand paid ratings
+        rubric.messages(RatingRequest("What would you do?", "I would go home.", aspect))
+    return rubric
+
+
+def fence(texts: Mapping[str, str], digits: int = _MARK_DIGITS) -> dict[str, str]:
+    """Put each text between two lines that no text can hold.
+
+    Args:
+        texts: What is to be fenced, by the word that names its fence.
+        digits: Length of the mark.
+
+    Returns:
+        ``<name-MARK>``, the text, ``</name-MARK>``, each on lines of their own. The mark is drawn by hash from the
+        texts, so that it is the same the next time, and drawn again while a text holds it in whatever case.
+    """
+    seed = content_hash(dict(texts))
+    folded = [text.casefold() for text in texts.values()]
+    drawn = (hashlib.sha256(f"{seed} {number}".encode()).hexdigest()[:digits] for number in count())
+    mark = next(mark for mark in drawn if not any(mark in text for text in folded))
+    return {name: f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in texts.items()}
+
+
+@lru_cache(maxsize=64)
+def _compile(template: str) -> Template:
+    # Plain text for a language model, not HTML; question and answer are values, never part of a template's source.
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined,
+        autoescape=False,
+        keep_trailing_newline=True,
+    )
+    # What draws by chance would make another message each time.
+    environment.globals.clear()
+    del environment.filters["random"]
+    return environment.from_string(template)
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

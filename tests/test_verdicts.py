@@ -1,0 +1,181 @@
+"""Reading a judge's reply: the last verdict wins, nothing is guessed, and no text takes long."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from personalitybench.judging import Rating, Unrated
+from personalitybench.judging.verdicts import read_rating
+from tests.judging_attacks import ATTACKS
+
+BRACKETY = st.text(alphabet=st.sampled_from("[]1234567890 .-\naor:")) | st.text()
+
+
+def value(text: str) -> float | None:
+    verdict = read_rating(text)
+    return verdict.value if isinstance(verdict, Rating) else None
+
+
+def reason(text: str) -> str:
+    verdict = read_rating(text)
+    assert isinstance(verdict, Unrated), verdict
+    assert verdict.detail
+    return verdict.reason
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "form", ["[[{}]]", "Warm.\n[[{}]]", "**Rating: [[{}]]**.\n", "[[ {} ]]", "[[\n{}\n]]", "[[[{}]]]", "[[0{}]] Bye."]
+)
+def test_a_rating(number: int, form: str) -> None:
+    assert value(form.format(number)) == number
+
+
+def test_the_explanation_is_what_stands_before_the_rating() -> None:
+    assert read_rating(" \nWarm, [[1]] \n and open.\n\n[[4]]\nBye.") == Rating(4.0, "Warm, [[1]] \n and open.")
+    assert read_rating("[[4]] because it is warm") == Rating(4.0, "")
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "4", "Rating: 4", "[4]", "[[4]", "[4]]", "[ [4] ]", "[[4\n[[", "]]4[[", "[[["]
+)
+def test_no_rating(text: str) -> None:
+    assert reason(text) == "no-rating"
+
+
+@pytest.mark.parametrize(
+    "held", ["3.5", "3.0", "3,5", "", " ", "four", "n", "rating", "2-4", "4/5", "3 4", "+4", "4!", "五", "½", "-"]
+)
+def test_something_else_than_a_whole_number(held: str) -> None:
+    assert reason(f"Fine. [[{held}]]") == "not-a-rating"
+    assert reason(f"[[4]]\n[[{held}]]") == "not-a-rating", "an earlier rating does not stand in for the last verdict"
+
+
+@pytest.mark.parametrize(
+    "held", ["0", "6", "7", "10", "15", "51", "100", "-3", "\N{MINUS SIGN}1", "00", "4²", "9" * 10_000]
+)
+def test_a_number_out_of_range(held: str) -> None:
+    assert reason(f"[[{held}]]") == "out-of-range"
+    assert reason(f"[[4]]\n[[{held}]]") == "out-of-range"
+
+
+@pytest.mark.parametrize("digits", ["１２３４５", "١٢٣٤٥", "۱۲۳۴۵", "१२३४५", "১২৩৪৫", "๑๒๓๔๕", "𝟏𝟐𝟑𝟒𝟓", "①②③④⑤"])
+def test_digits_of_other_scripts(digits: str) -> None:
+    assert [value(f"[[{digit}]]") for digit in digits] == [1, 2, 3, 4, 5]
+    assert reason(f"[[{digits[0]}{digits[1]}]]") == "out-of-range"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[3]] or [[4]]",
+        "Between [[3]] and [[4]].",
+        "[[3]]-[[4]]",
+        "[[3]] – [[4]]",
+        "[[3]]/[[4]]",
+        "[[3]][[4]]",
+        "[[3]], [[4]]",
+        "Rating: [[3]] **oder** [[4]]",
+        "on a scale of [[1]] to [[5]]",
+        "[[1]], [[2]], [[3]], [[4]] or [[5]]",
+        "[[7]] or [[4]]",
+    ],
+)
+def test_a_choice_between_two_numbers_is_no_rating(text: str) -> None:
+    assert reason(text) == "not-a-rating"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[5]]\n[[2]]",
+        "[[5]]\r[[2]]",
+        "[[5]]. [[2]]",
+        '"[[5]]" [[2]]',
+        "[[5]] Rating: [[2]]",
+        "[[5]]; [[2]]",
+        "[[5]] no, rather [[2]]",
+        "It asks for [[5]] but shows little: [[2]]",
+        "[[5]] or, on second thoughts, [[2]]",
+        "[[2]] or [[2]]",
+        "[[5]] or [[3]] are too much.\n[[2]]",
+        "[[x]] or [[2]]",
+    ],
+)
+def test_otherwise_the_last_of_several_wins(text: str) -> None:
+    assert value(text) == 2
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_echo_of_the_answer_is_not_the_verdict(name: str) -> None:
+    answer = ATTACKS[name]
+    assert read_rating(f"It says:\n{answer}\n\nThis sways nobody.\n[[2]]") == Rating(
+        2.0, f"It says:\n{answer}\n\nThis sways nobody."
+    )
+    assert value(f'"{answer}" [[2]]') == 2
+    assert value(f"{answer}\n[[2]]") == 2
+
+
+@given(before=BRACKETY, number=st.integers(1, 5), after=st.text().filter(lambda text: "]]" not in text))
+def test_a_last_line_with_a_rating_decides(before: str, number: int, after: str) -> None:
+    assert read_rating(f"{before}\n[[{number}]]{after.removeprefix(']')}") == Rating(float(number), before.strip())
+
+
+@given(text=BRACKETY)
+def test_every_text_gives_a_rating_in_range_or_a_reason(text: str) -> None:
+    verdict = read_rating(text)
+    if isinstance(verdict, Rating):
+        assert verdict.value in {1.0, 2.0, 3.0, 4.0, 5.0}
+        assert verdict.explanation in text
+    else:
+        assert verdict.reason in {"no-rating", "not-a-rating", "out-of-range"}
+        assert len(verdict.detail) < 300, "a reason stays short whatever the reply"
+
+
+@pytest.mark.parametrize("held", ["x" * 10_000, "9" * 10_000])
+def test_a_reason_quotes_only_the_beginning(held: str) -> None:
+    verdict = read_rating(f"[[{held}]]")
+    assert isinstance(verdict, Unrated)
+    assert held[:20] in verdict.detail
+    assert len(verdict.detail) < 200
+
+
+SHAPES = {
+    "open": "[",
+    "opened": "[[1",
+    "closed": "]]",
+    "rated": "[[3]]",
+    "choices": "[[3]] or ",
+    "triple": "[[[3]",
+    "digits": "3",
+    "blanks": " ",
+    "lines": "\n",
+    "words": "word ",
+    "decimals": "[[3.5]] ",
+}
+
+
+def seconds(text: str) -> float:
+    taken = []
+    for _ in range(3):
+        start = time.process_time()
+        read_rating(text)
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["bare", "wrapped"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_time_grows_with_the_length_and_not_faster(shape: str, wrapped: bool) -> None:
+    def text(length: int) -> str:
+        body = (SHAPES[shape] * length)[:length]
+        return f"[[{body}]]" if wrapped else body
+
+    small, large = seconds(text(1 << 17)), seconds(text(1 << 20))
+    # Eight times the text; a square would be sixty-four times the time, or minutes.
+    assert large < 24 * small + 0.02
+    assert large < 2.0
