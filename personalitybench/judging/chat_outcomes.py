@@ -24,7 +24,7 @@ LONGEST_WAIT = (
 _DETAIL = 300  # characters of what a server said
 _SHORTEST_SECRET = 8  # characters; servers without keys are given words such as EMPTY, which may stand in any text
 _KEY_LIKE = re.compile(r"\bsk-[\w*.…-]+")
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
 # Codes of OpenAI's API; the other servers that were looked at (vLLM, llama.cpp, Azure) are noted where they differ.
 _NO_MODEL = frozenset({"model_not_found", "model_not_available", "model_deprecated", "DeploymentNotFound"})

@@ -33,7 +33,7 @@ class Window:
         Returns:
             What :meth:`turned_away` wants to know of a request: how many halvings there were before it was sent.
         """
-        if self._waiting or self.in_flight >= self.limit:
+        if self.in_flight >= self.limit:
             await self._queue()
         else:
             self.in_flight += 1
@@ -52,12 +52,11 @@ class Window:
         self._admit()
 
     def succeeded(self) -> None:
-        """A request was served."""
+        """A request was served; :meth:`leave` then lets in who waits."""
         self._successes += 1
         if self._successes >= self.limit and self.limit < self._most:
             self._successes = 0
             self.limit += 1
-            self._admit()
 
     def turned_away(self, halvings: int, pause: float | None) -> None:
         """The server has had enough.
