@@ -24,8 +24,8 @@ Body = Mapping[str, Any]
 class Fault:
     """What one request meets instead of a good reply.
 
-    ``kind``: a status (``429``, ``500``, ``401``, ``404``, ...), ``stall`` (no reply for ``seconds``), ``hang-up`` (the
-    connection is closed), ``garbage`` (not JSON), ``not-utf8``, ``other-json`` (JSON of another shape), ``refusal``,
+    ``kind``: a status (``429``, ``500``, ``401``, ``404``, ...), ``stall`` (no reply for ``seconds``), ``drip`` (a body
+    that comes byte by byte for ``seconds``), ``hang-up`` (the connection is closed), ``garbage`` (not JSON), ``not-utf8``, ``other-json`` (JSON of another shape), ``refusal``,
     ``filter``, ``length``, ``empty``, ``echo`` (an error with all request headers in its message).
     """
 
@@ -146,6 +146,13 @@ class ChatServer:
         finally:
             self.in_flight -= 1
         if fault is not None and fault.kind in {"stall", "hang-up"}:
+            return False
+        if fault is not None and fault.kind == "drip":
+            writer.write(b"HTTP/1.1 200 Scripted\r\nContent-Length: 1000000\r\n\r\n")
+            for _ in range(int(fault.seconds / 0.05)):
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.05)
             return False
         await _send(writer, *self._reply(body, headers, fault))
         return True

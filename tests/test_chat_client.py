@@ -129,6 +129,21 @@ def test_a_stall_is_left_at_the_time_limit(chat_server: ChatServer) -> None:
     assert found == Unrated("unreachable", "after 2 tries: no reply within 0.2 s")
 
 
+def test_a_body_that_never_ends_is_left_at_the_time_limit(chat_server: ChatServer) -> None:
+    """Each byte comes in time, the reply does not."""
+    chat_server.rule = lambda *_: Fault("drip", seconds=20.0)
+    started = time.monotonic()
+    assert ask(chat_server, timeout=0.4, attempts=1) == Unrated("unreachable", "after 1 tries: no reply within 0.4 s")
+    assert time.monotonic() - started < 10
+
+
+def test_without_a_word_the_pauses_double(chat_server: ChatServer) -> None:
+    chat_server.script.extend([Fault("500"), Fault("429")])
+    started = time.monotonic()
+    assert isinstance(ask(chat_server, backoff=0.2), Reply)
+    assert time.monotonic() - started >= (0.2 + 0.4) * 0.75
+
+
 def test_a_server_that_is_not_there() -> None:
     with ChatServer() as server:
         gone = settings(server, attempts=2)
