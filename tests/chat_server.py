@@ -25,8 +25,9 @@ class Fault:
     """What one request meets instead of a good reply.
 
     ``kind``: a status (``429``, ``500``, ``401``, ``404``, ...), ``stall`` (no reply for ``seconds``), ``drip`` (a body
-    that comes byte by byte for ``seconds``), ``hang-up`` (the connection is closed), ``garbage`` (not JSON), ``not-utf8``, ``other-json`` (JSON of another shape), ``refusal``,
-    ``filter``, ``length``, ``empty``, ``echo`` (an error with all request headers in its message).
+    that comes byte by byte for ``seconds``), ``hang-up`` (the connection is closed), ``garbage`` (not JSON),
+    ``not-utf8``, ``other-json`` (JSON of another shape), ``refusal``, ``filter``, ``length``, ``empty``, ``echo`` (an
+    error with all request headers in its message).
     """
 
     kind: str
