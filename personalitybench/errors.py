@@ -22,6 +22,14 @@ class ModelError(PersonalityBenchError):
     """A model cannot be found, fetched, converted or loaded."""
 
 
+class JudgeError(PersonalityBenchError):
+    """A judge behind an API refuses to work at all: its key, its quota, or what it was asked. Trying on is useless."""
+
+
+class JudgeModelError(JudgeError):
+    """The judge's model is unknown or retired; who knows of successors catches this and names them."""
+
+
 class MissingDependencyError(PersonalityBenchError):
     """An optional package is not installed."""
 

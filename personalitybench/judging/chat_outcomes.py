@@ -1,0 +1,238 @@
+"""What a chat server's answer comes to: a reply, a reason why there is none, another try, or the end.
+
+The chat client (:mod:`.chat_client`) sends; this module only reads. Nothing here ever makes a number of a failure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from personalitybench.errors import JudgeError, JudgeModelError
+from personalitybench.judging.base import Unrated
+
+LONGEST_WAIT = (
+    600.0  # seconds that a server may ask for; a daily quota asks for hours, and that is for the user to know
+)
+
+_DETAIL = 300  # characters of what a server said
+_SHORTEST_SECRET = 8  # characters; servers without keys are given words such as EMPTY, which may stand in any text
+_KEY_LIKE = re.compile(r"\bsk-[\w*.…-]+")
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
+
+# Codes of OpenAI's API; the other servers that were looked at (vLLM, llama.cpp, Azure) are noted where they differ.
+_NO_MODEL = frozenset({"model_not_found", "model_not_available", "model_deprecated", "DeploymentNotFound"})
+_NO_MONEY = frozenset({"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
+_REFUSALS = frozenset({"content_filter", "content_policy_violation", "invalid_prompt"})
+_TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length|string_above_max_length")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a chat model wrote.
+
+    Attributes:
+        text: The message, never empty.
+        model: The model as the server names it.
+        finish_reason: Why it stopped, as the server says it (``stop``).
+        prompt_tokens, completion_tokens: As the server counted them; 0 if it did not.
+    """
+
+    text: str
+    model: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Again:
+    """Worth another try.
+
+    Attributes:
+        reason: The ``Unrated.reason`` if no try is left.
+        detail: What went wrong, for people.
+        wait: Seconds after which the server wants to be asked again, if it said so.
+        turned_away: The server is asked too much.
+    """
+
+    reason: str
+    detail: str
+    wait: float | None = None
+    turned_away: bool = False
+
+
+@dataclass(frozen=True)
+class Server:
+    """What an error must say about a server, and what it must not.
+
+    Attributes:
+        address: Its base URL, without a query.
+        model: The model that is asked for.
+        key_variable: Environment variable of the key.
+        key: The key itself.
+    """
+
+    address: str
+    model: str
+    key_variable: str
+    key: str
+
+    def __repr__(self) -> str:
+        return f"Server({self.address!r}, {self.model!r}, {self.key_variable!r})"
+
+    def without_key(self, text: str) -> str:
+        """Take the key out of a text."""
+        return text.replace(self.key, "***") if len(self.key) >= _SHORTEST_SECRET else text
+
+    def quote(self, text: str) -> str:
+        """Put what a server or library said on one short line, without anything that looks like a key."""
+        line = " ".join(_KEY_LIKE.sub("***", self.without_key(text)).split())
+        return line if len(line) <= _DETAIL else f"{line[:_DETAIL]} ..."
+
+
+def read_body(body: bytes, server: Server) -> tuple[Reply | Unrated | Again, int, int]:
+    """Read the body of a 200.
+
+    Returns:
+        The outcome, and the tokens of prompt and completion that the server counted (also where it is no reply).
+    """
+    try:
+        value = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or brackets without end
+        return Again("not-text", f"the body is no JSON in UTF-8 ({server.quote(str(error))})"), 0, 0
+    try:
+        choice = value["choices"][0]
+        message = choice["message"]
+        finish = str(choice.get("finish_reason") or "")
+        text, refusal = _text(message.get("content")), message.get("refusal")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return Again("not-text", f"the body is no chat completion: {server.quote(json.dumps(value))}"), 0, 0
+    usage = value.get("usage")
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    outcome: Reply | Unrated
+    if refusal or finish == "content_filter":
+        outcome = Unrated("refused", server.quote(str(refusal or "content filter")))
+    elif finish == "length":
+        outcome = Unrated("truncated", f"it reached the limit of tokens ({completion} were written)")
+    elif not text.strip():
+        outcome = Unrated("empty", f"an empty message (finish_reason {finish or 'none'})")
+    else:
+        named = server.without_key(str(value.get("model") or server.model))
+        outcome = Reply(valid_text(server.without_key(text)), named, finish, prompt, completion)
+    return outcome, prompt, completion
+
+
+def read_status(status: int, headers: Mapping[str, str], body: object, server: Server) -> Unrated | Again | JudgeError:
+    """Read an answer that is no 200.
+
+    Args:
+        status: HTTP status.
+        headers: Of the answer, found in lower case.
+        body: Its ``error`` object, or the text if it is no JSON.
+        server: For the texts.
+    """
+    code, said = _error(body)
+    said = server.quote(said)
+    if error := _hopeless(status, code, said, server):
+        return error
+    if status in {408, 409, 429} or status >= 500:
+        wait = asked_wait(headers)
+        turned_away = status == 429 or code == "slow_down"
+        if turned_away and wait is not None and wait > LONGEST_WAIT:
+            return JudgeError(
+                f"{server.address} answered {status} and wants {wait:.0f} s of pause: go on then ({said})"
+            )
+        return Again("unreachable", f"answered {status} ({said})", wait and min(wait, LONGEST_WAIT), turned_away)
+    if code in _REFUSALS:
+        return Unrated("refused", said)
+    if status == 413 or (status in {400, 422} and _TOO_LONG.search(f"{code} {said}")):
+        return Unrated("too-long", said)
+    advice = {403: f"the key in {server.key_variable} may not do this", 404: "is the base_url right?"}.get(
+        status, "it does not accept the request; check model, sampling and base_url"
+    )
+    return JudgeError(f"{server.address} answered {status}: {advice} ({said})")
+
+
+def _hopeless(status: int, code: str, said: str, server: Server) -> JudgeError | None:
+    """Find what no other request to this server will change, either."""
+    where = f"{server.address} answered {status}"
+    if status == 401:  # not quoted: servers like to say which key it was
+        return JudgeError(f"{where}: the key in {server.key_variable} is missing or wrong; set it to a valid one")
+    if code in _NO_MODEL or (status in {404, 410} and "model" in said.lower()):
+        return JudgeModelError(f"{where}: model {server.model!r} is unknown there or retired ({said})")
+    if code in _NO_MONEY:
+        return JudgeError(f"{where}: the quota of the key in {server.key_variable} is used up ({said})")
+    return None
+
+
+def asked_wait(headers: Mapping[str, str]) -> float | None:
+    """Find the seconds that a server wants to be left alone.
+
+    ``retry-after-ms`` and ``Retry-After`` (seconds or a date) come first. Otherwise OpenAI's ``x-ratelimit-reset-*``
+    (``6m0s``, ``20ms``): of the limits that are used up, or of both if it is not said which, the later one.
+    """
+    for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        seconds = _number(headers.get(name, ""))
+        if seconds is not None:
+            return seconds / unit
+    try:
+        moment = parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        pass
+    else:  # a date without a zone is in UTC
+        return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    resets = {kind: _duration(headers.get(f"x-ratelimit-reset-{kind}", "")) for kind in ("requests", "tokens")}
+    used_up = [kind for kind in resets if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() == "0"]
+    waits = [wait for kind in used_up or resets if (wait := resets[kind]) is not None]
+    return max(waits, default=None)
+
+
+def valid_text(text: str) -> str:
+    """Replace half surrogate pairs by U+FFFD: JSON can hold them, but neither a request nor a file in UTF-8."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _text(content: object) -> str:
+    """Read a message's content: a text, or parts of it as some servers send them."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def _count(usage: object, name: str) -> int:
+    count = usage.get(name) if isinstance(usage, dict) else None
+    return count if isinstance(count, int) and count > 0 else 0
+
+
+def _error(body: object) -> tuple[str, str]:
+    """Read code and message of an error, whatever its shape."""
+    if not isinstance(body, dict):
+        return "", str(body) if body else "no explanation"
+    fields: Mapping[str, Any] = body
+    code = fields.get("code") or fields.get("type") or ""
+    return str(code), str(fields.get("message") or fields.get("detail") or json.dumps(fields, default=str))
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _duration(text: str) -> float | None:
+    if (number := _number(text)) is not None:  # some proxies send plain seconds
+        return number
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or not found.group(0):
+        return None
+    days, hours, minutes, seconds, thousandths = (float(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds + thousandths / 1000
