@@ -184,7 +184,7 @@ def test_counted_while_it_answers(fitted: Path, tiny_model: Path, tmp_path: Path
             assert abs(len(ours) - len(theirs)) <= 1, "but for an activation within the last bits of zero"
         method = create_method("npti", SETTINGS, MethodContext(load_wording("project"), open_source("sample")))
         (row, *_) = method.describe_fit(artifact)
-        times = {"new": {"generate and count s"}, "there": {"generate s", "read s"}}[name]
+        times = {"new": {"answer, count s"}, "there": {"answer s", "read s"}}[name]
         assert set(row) - {"target", "neurons", "asked", "tokens", "δ error"} == times
         if name == "new":
             shutil.copytree(fitted / "identifications", tmp_path / "there" / "identifications")

@@ -31,6 +31,9 @@ from personalitybench.traits import Target
 
 MANIFEST = "npti.json"
 
+STEP_TITLES = {"generate": "answer s", "generate and count": "answer, count s", "read": "read s"}
+"""How a table calls the seconds of each step."""
+
 # What a preset sets where the user sets nothing; the fields' own defaults are those of `paper`.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -215,7 +218,7 @@ class NeuronSteering:
                     "asked": f"{manifest.runs[target].questions:,}",
                     "tokens": f"{manifest.runs[target].tokens:,}",
                     "δ error": "–" if error is None else f"{error:.4f}",
-                    **{f"{step} s": f"{seconds[target].get(step, 0.0):.1f}" for step in steps},
+                    **{STEP_TITLES[step]: f"{seconds[target].get(step, 0.0):.1f}" for step in steps},
                 }
             )
         return rows
