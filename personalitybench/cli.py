@@ -93,7 +93,9 @@ def run(
         Path | None,
         typer.Option(help="Local copy of the official data; PERSONALITYBENCH_DATA does the same."),
     ] = None,
-    budget: Annotated[float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
+    ] = None,
 ) -> None:
     """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes.
 
@@ -118,7 +120,9 @@ def judge(
         list[str] | None,
         typer.Option("--judge", help="A judge's id or profile file (repeatable); default: the suite's judges."),
     ] = None,
-    budget: Annotated[float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
 ) -> None:
     """Have the answers of a run rated by a judge, and make its board; no model of the suite is needed.

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from personalitybench.judging.base import FLUENCY, JudgeProfile, Rating, RatingRequest, Verdict, judges
+from personalitybench.judging.base import FLUENCY, JudgeProfile, Rating, RatingRequest, RatingsReport, Verdict, judges
 from personalitybench.methods import methods
 
 sys.path.insert(0, str(Path(__file__).parent / "example_package" / "src"))

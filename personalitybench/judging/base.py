@@ -245,9 +245,7 @@ def create_judge(name: str) -> Judge:
     return judges.get(profile.provider)(profile)
 
 
-def rate_all(
-    judge: Judge, items: Sequence[RatingRequest], report: RatingsReport | None = None
-) -> Sequence[Verdict]:
+def rate_all(judge: Judge, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
     """Run :meth:`Judge.rate` from code that is not asynchronous, also inside a running loop (a notebook)."""
     if not items:
         return []

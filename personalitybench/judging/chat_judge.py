@@ -236,9 +236,7 @@ class ChatJudge:
             places.setdefault(self._key(messages), []).append(place)
         there = store.get_many(places)
         self.spending.kept += len(there)
-        found: dict[int, str | Unrated] = {
-            place: stored.text for key, stored in there.items() for place in places[key]
-        }
+        found: dict[int, str | Unrated] = {place: stored.text for key, stored in there.items() for place in places[key]}
         if report is not None and found:
             report(len(found))
         missing = [key for key in places if key not in there]
@@ -283,8 +281,8 @@ class ChatJudge:
             return ""
         return (
             f"; it was {sunset.status} to be shut down on {sunset.date.isoformat()}. Profiles that can succeed it: "
-            f"{', '.join(sunset.successors)}. Their numbers are of another judge and stand on a board of their own; have "
-            "them rate answers that this one has rated (personalitybench judge RUN --judge NEW) before relying on them"
+            f"{', '.join(sunset.successors)}. Their numbers are of another judge and stand on a board of their own; "
+            "have them rate answers that this one has rated (personalitybench judge RUN --judge NEW) before that"
         )
 
 

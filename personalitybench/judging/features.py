@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from personalitybench.backends.loading import quiet_libraries
 from personalitybench.errors import MissingDependencyError
+from personalitybench.judging.base import is_readable
 from personalitybench.metrics.fluency import measure_text
 from personalitybench.models import DEMO_MODEL, packaged_folder
 

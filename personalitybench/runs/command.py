@@ -73,4 +73,3 @@ def run_suite(
     spent = [f"{stage} {seconds:.0f} s" for stage, seconds in progress.seconds.items() if seconds >= 0.5]
     if spent:
         console.print(f"time: {', '.join(spent)}", highlight=False)
-

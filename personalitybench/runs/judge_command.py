@@ -33,7 +33,9 @@ def judge_run(folder: Path, judges: Sequence[str], console: Console, *, budget: 
     """
     suite_file = folder / "suite.yaml"
     if not suite_file.is_file():
-        raise StorageError(f"{folder} holds no run (suite.yaml is missing): name the folder of a run, such as runs/demo")
+        raise StorageError(
+            f"{folder} holds no run (suite.yaml is missing): name the folder of a run, such as runs/demo"
+        )
     suite = load_suite(str(suite_file))
     wanted = list(judges) or list(suite.judges)
     set_budget(wanted, budget)
@@ -97,7 +99,9 @@ def report_spending(judges: Sequence[str], progress: RunProgress) -> None:
 
 def estimate_table(run: Run, judges: Sequence[str]) -> Table:
     """What the judges would be asked, and what that would cost, guessed before anything is sent."""
-    table = Table("judge", "ratings", "there", "calls", "tokens sent (estimate)", "written (at most)", "cost (estimate)")
+    table = Table(
+        "judge", "ratings", "there", "calls", "tokens sent (estimate)", "written (at most)", "cost (estimate)"
+    )
     for name in judges:
         judge = create_judge(name)
         if not isinstance(judge, ChatJudge):

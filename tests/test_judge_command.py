@@ -1,0 +1,82 @@
+"""``personalitybench judge``: a run's answers rated by a judge behind a server, with the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("openai")
+
+from tests.chat_server import ChatServer
+from tests.test_runs import SUITE, TWO_TARGETS
+
+pytestmark = pytest.mark.model
+
+JUDGE = """
+id: served
+provider: chat
+summary: for tests
+settings: {{model: small, base_url: "{url}", sampling: {{temperature: 0, max_tokens: 60}}}}
+"""
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "personalitybench.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"COLUMNS": "200"},
+        check=False,
+    )
+
+
+def test_a_run_is_rated_by_another_judge(
+    chat_server: ChatServer, tmp_path: Path, demo_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First by its own, then by one behind a server: told what it takes, asked, and asked nothing the second time."""
+
+    def answer(body: Any) -> str:
+        return "It goes out a lot. [[5]]" if "xtraver" in str(body) else "It reads well. [[4]]"
+
+    chat_server.answer = answer
+    monkeypatch.setenv("PERSONALITYBENCH_JUDGES", str(tmp_path))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (tmp_path / "served.yaml").write_text(JUDGE.format(url=chat_server.url))
+    suite = tmp_path / "small.yaml"
+    suite.write_text(SUITE.format(model=demo_model, methods="[none]", targets=TWO_TARGETS, dtype="float32"))
+    assert command("run", "small.yaml", "--output", "out", folder=tmp_path).returncode == 0
+    before = (tmp_path / "out" / "leaderboard.json").read_bytes()
+
+    told = command("judge", "out", "--judge", "served", "--dry-run", folder=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert not chat_server.requests
+    row = [cell.strip() for line in told.stdout.splitlines() if "served" in line for cell in line.split("│")[1:-1]]
+    assert row[:2] == ["served", "8"]
+    assert row[-1] == "no price known"
+
+    done = command("judge", "out", "--judge", "served", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    asked = len(chat_server.requests)
+    assert int(row[3].replace(",", "")) == asked > 0
+    assert f"judge served: {asked} replies asked for, " in done.stdout
+    board = json.loads((tmp_path / "out" / "leaderboard-served.json").read_text())
+    assert board["judge"]["id"] == "served"
+    # Rated 5 by name: 5 toward the high pole and 1 toward the low one make 6, the neutral sum of two poles.
+    assert "6.00" in done.stdout
+    assert (tmp_path / "out" / "leaderboard.json").read_bytes() == before
+
+    command("judge", "out", "--judge", "served", folder=tmp_path)
+    assert len(chat_server.requests) == asked
+    refused = command("judge", "out", "--judge", "served", "--budget", "1", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "no price of its model is known" in refused.stderr
+    nothing = command("judge", "nowhere", "--judge", "served", folder=tmp_path)
+    assert nothing.returncode == 2
+    assert "nowhere holds no run" in nothing.stderr
