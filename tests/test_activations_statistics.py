@@ -267,6 +267,29 @@ def test_parts_of_different_shape_or_bins_are_not_added() -> None:
         _ = one + 1  # type: ignore[operator]
 
 
+def test_few_tokens_at_a_time_count_like_all_at_once() -> None:
+    """Tokens wait until there are enough to count: nothing of them is missing from what is asked for in between."""
+    activations = sample(tokens=700)
+    shards = torch.arange(700) % 4
+    whole = count(activations, shards.numpy())
+    builder = StatisticsBuilder(2, 5, 4)
+    builder.add(0, activations[:9, 0], 3)
+    builder.clear()
+    for start in range(0, 700, 7):
+        given = activations[start : start + 7]
+        for layer in range(2):
+            builder.add(layer, given[:, layer], shards[start : start + 7])
+        given.fill_(-1.0)  # what was added is the caller's to change
+        if start == 70:
+            active, histogram = builder.counts
+            assert int(active.sum()) == int(histogram.sum()) > 0
+            assert active.sum(dim=(1, 2)).count_nonzero() == 4
+    found = builder.build(SOURCE, whole.manifest.questions)
+    assert found.manifest == whole.manifest
+    assert (found.active == whole.active).all()
+    assert (found.histogram == whole.histogram).all()
+
+
 def test_counts_never_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.iinfo(torch.int32).max == statistics.LARGEST_COUNT
     monkeypatch.setattr(statistics, "LARGEST_COUNT", 100)

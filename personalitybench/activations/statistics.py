@@ -305,6 +305,10 @@ class StatisticsBuilder:
         if activations.device.type != "cpu" or sum(len(one) for _, one in gathered) >= GATHERED:
             self._count(layer)
 
+    def _count_all(self) -> None:
+        for layer in range(len(self._gathered)):
+            self._count(layer)
+
     def _count(self, layer: int) -> None:
         """Count what was gathered of a layer."""
         gathered = self._gathered[layer]
@@ -328,6 +332,7 @@ class StatisticsBuilder:
     @property
     def counts(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The counts themselves, for a kernel that adds to them: ``active`` and ``histogram`` as in the statistics."""
+        self._count_all()
         return self._open(), self._histogram
 
     def note_tokens(self, tokens: npt.NDArray[np.int64]) -> None:
@@ -364,8 +369,7 @@ class StatisticsBuilder:
         """
         active = self._open()
         shards, layers, neurons = active.shape
-        for layer in range(layers):
-            self._count(layer)
+        self._count_all()
         wrong = np.flatnonzero((self._tokens != self._tokens[0]).any(axis=1))
         if len(wrong):
             counted = {layer: int(self._tokens[layer].sum()) for layer in (0, int(wrong[0]))}
