@@ -18,11 +18,12 @@ import pytest
 
 pytest.importorskip("openai")
 
-from personalitybench.errors import ConfigurationError, JudgeError, JudgeModelError
+from personalitybench.errors import ConfigurationError, JudgeError, JudgeModelError, StorageError
 from personalitybench.judging import Rating, RatingRequest, Unrated, rate_all
 from personalitybench.judging.base import JudgeProfile, create_judge, judge_names, load_profile
 from personalitybench.judging.chat_judge import AGAIN, ChatJudge, store_path
 from personalitybench.judging.prices import Price
+from personalitybench.judging.responses import ResponseStore
 from tests.chat_server import ChatServer, Fault
 from tests.killed_judge import items
 
@@ -111,6 +112,27 @@ def test_a_failure_is_a_reason_and_is_not_kept(
     assert verdict.reason == reason
     assert rate_all(judge(), items(1)) == [Rating(3.0, "A calm answer.")], "asked anew"
     assert len(chat_server.requests) == tries + 1
+
+
+def test_a_failure_that_was_paid_is_counted(judge: Callable[..., ChatJudge], chat_server: ChatServer) -> None:
+    chat_server.script.append(Fault("length"))
+    paid = judge()
+    rate_all(paid, items(1))
+    assert paid.spending.calls == 0
+    assert paid.spending.prompt_tokens > 0
+
+
+def test_nothing_more_is_paid_once_nothing_can_be_kept(
+    judge: Callable[..., ChatJudge], chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("cannot write replies.sqlite: No space left on device")
+
+    monkeypatch.setattr(ResponseStore, "put_many", full)
+    chat_server.latency = 0.02
+    with pytest.raises(StorageError, match="No space left"):
+        rate_all(judge(), items(500))
+    assert len(chat_server.requests) < 100
 
 
 def test_a_budget_ends_the_work_and_loses_nothing(judge: Callable[..., ChatJudge], chat_server: ChatServer) -> None:

@@ -85,7 +85,7 @@ class Spending:
     Attributes:
         price: Of its model; None where none is known.
         budget: US dollars after which nothing more is asked; None for no limit.
-        calls: Replies that were asked for and came.
+        calls: Replies that were asked for and came whole.
         kept: Replies that were there already.
         prompt_tokens: Sent, as the server counted them.
         completion_tokens: Written, likewise.
@@ -243,12 +243,18 @@ class ChatJudge:
         if not missing:
             return found
         keeper = _Keeper(store)
+        spending = self.spending
+        before = (spending.prompt_tokens, spending.completion_tokens)
 
         def done(number: int, reply: Reply | Unrated) -> None:
             own = places[missing[number]]
             if isinstance(reply, Reply):
                 keeper.keep(missing[number], _to_store(reply))
-                self._spend(reply)
+                spending.calls += 1
+            # The client's numbers hold what a failure cost, too.
+            spending.prompt_tokens = before[0] + client.prompt_tokens
+            spending.completion_tokens = before[1] + client.completion_tokens
+            self._check_budget()
             found.update(dict.fromkeys(own, reply.text if isinstance(reply, Reply) else reply))
             if report is not None:
                 report(len(own))
@@ -262,12 +268,8 @@ class ChatJudge:
             await keeper.finish()
         return found
 
-    def _spend(self, reply: Reply) -> None:
-        spending = self.spending
-        spending.calls += 1
-        spending.prompt_tokens += reply.prompt_tokens
-        spending.completion_tokens += reply.completion_tokens
-        dollars = spending.dollars
+    def _check_budget(self) -> None:
+        spending, dollars = self.spending, self.spending.dollars
         if spending.budget is not None and dollars is not None and dollars >= spending.budget:
             raise JudgeError(
                 f"judge {self.profile.id}: the budget of ${spending.budget:g} is spent (${dollars:.4f} at "
@@ -295,9 +297,15 @@ class _Keeper:
         self._writing: asyncio.Task[None] | None = None
 
     def keep(self, key: str, response: StoredResponse) -> None:
-        """Have a reply written soon."""
+        """Have a reply written soon.
+
+        Raises:
+            StorageError: An earlier one could not be: nothing more should be paid.
+        """
         self._waiting.append((key, response))
         if self._writing is None or self._writing.done():
+            if self._writing is not None:
+                self._writing.result()
             self._writing = asyncio.get_running_loop().create_task(self._write())
 
     async def finish(self) -> None:
