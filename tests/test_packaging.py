@@ -44,7 +44,7 @@ def test_the_wheel_is_complete_and_small(wheel: Path) -> None:
         "tasks/evaluate/_personalitybench.yaml",
         "tasks/sample/test/Openness.json",
         "judges/offline.yaml",
-        "judges/prices.yaml",
+        "judges/prices/table.yaml",
         "judges/offline/heads.safetensors",
         "judges/rubrics/project.yaml",
         "harness/demo.yaml",

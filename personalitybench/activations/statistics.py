@@ -301,8 +301,11 @@ class StatisticsBuilder:
         parts = torch.full((rows,), shard) if isinstance(shard, int) else shard
         self._tokens[layer] += added
         gathered = self._gathered[layer]
-        gathered.append((activations.clone(), parts))
-        if activations.device.type != "cpu" or sum(len(one) for _, one in gathered) >= GATHERED:
+        at_once = activations.device.type != "cpu" or sum(len(one) for _, one in gathered) + rows >= GATHERED
+        gathered.append(
+            (activations if at_once else activations.clone(), parts)
+        )  # what waits is the caller's to change
+        if at_once:
             self._count(layer)
 
     def _count_all(self) -> None:

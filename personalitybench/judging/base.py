@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.errors import ConfigurationError, unknown_name
 from personalitybench.files import content_hash
-from personalitybench.judging.prices import PRICES
 from personalitybench.registry import Registry
 from personalitybench.resources import bundled
 from personalitybench.validation import validate
@@ -195,9 +194,6 @@ judges: Registry[JudgeClass] = Registry(
 )
 
 
-_OTHER_FILES = frozenset({Path(PRICES).stem})  # beside the profiles
-
-
 def _folders() -> list[Path]:
     own = os.environ.get(FOLDER_VARIABLE)
     return [*([Path(own)] if own else []), bundled("judges")]
@@ -205,7 +201,7 @@ def _folders() -> list[Path]:
 
 def judge_names() -> list[str]:
     """Ids of the bundled profiles and of those in the user's folder."""
-    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")} - _OTHER_FILES)
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
 
 
 def load_profile(name: str) -> JudgeProfile:
@@ -216,10 +212,8 @@ def load_profile(name: str) -> JudgeProfile:
     Raises:
         ConfigurationError: No such judge, or the file is wrong.
     """
-    if name.endswith((".yaml", ".yml")):
-        places = [Path(name)]
-    else:
-        places = [folder / f"{name}.yaml" for folder in _folders() if name not in _OTHER_FILES]
+    is_file = name.endswith((".yaml", ".yml"))
+    places = [Path(name)] if is_file else [folder / f"{name}.yaml" for folder in _folders()]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise unknown_name("judge", name, judge_names())

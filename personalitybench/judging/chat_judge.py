@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +28,8 @@ from personalitybench.judging.base import (
     is_readable,
 )
 from personalitybench.judging.chat_client import OPENAI_URL, ChatClient, ChatSettings, Reply
-from personalitybench.judging.prices import Price, cost, estimate_tokens, load_prices
+from personalitybench.judging.paid import Estimate, Spending
+from personalitybench.judging.prices import cost, estimate_tokens, load_prices
 from personalitybench.judging.responses import ResponseStore, StoredResponse, request_key
 from personalitybench.judging.rubrics import load_rubric
 from personalitybench.validation import validate
@@ -76,53 +76,6 @@ class ChatClientOptions(BaseModel):
     concurrency: int = Field(default=64, ge=1)
     timeout: float = Field(default=60.0, gt=0)
     attempts: int = Field(default=8, ge=1)
-
-
-@dataclass
-class Spending:
-    """What a judge was asked in this process, and what that cost.
-
-    Attributes:
-        price: Of its model; None where none is known.
-        budget: US dollars after which nothing more is asked; None for no limit.
-        calls: Replies that were asked for and came whole.
-        kept: Replies that were there already.
-        prompt_tokens: Sent, as the server counted them.
-        completion_tokens: Written, likewise.
-    """
-
-    price: Price | None
-    budget: float | None = None
-    calls: int = 0
-    kept: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-
-    @property
-    def dollars(self) -> float | None:
-        """US dollars; None where no price is known."""
-        return None if self.price is None else cost(self.price, self.prompt_tokens, self.completion_tokens)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What ratings would take, guessed before anything is sent.
-
-    Attributes:
-        ratings: How many are wanted.
-        kept: Replies that are there already.
-        calls: Requests to send, without those that are asked again.
-        prompt_tokens: They send, estimated without a tokenizer.
-        completion_tokens: They would write, estimated.
-        dollars: At the price that is known, or None.
-    """
-
-    ratings: int
-    kept: int
-    calls: int
-    prompt_tokens: int
-    completion_tokens: int
-    dollars: float | None
 
 
 class ChatJudge:

@@ -18,7 +18,7 @@ from personalitybench.errors import ConfigurationError
 from personalitybench.resources import bundled
 from personalitybench.validation import validate
 
-PRICES = "prices.yaml"  # in judges/, beside the profiles
+PRICES = ("judges", "prices", "table.yaml")
 
 _BYTES_OF_TOKEN = 3
 _TOKENS_OF_MESSAGE = 8  # role, separators
@@ -86,12 +86,12 @@ def load_prices(path: Path | None = None) -> PriceTable:
     """Load a table of prices.
 
     Args:
-        path: A YAML file like ``judges/prices.yaml``; by default that one.
+        path: A YAML file like ``judges/prices/table.yaml``; by default that one.
 
     Raises:
         ConfigurationError: The file is missing or wrong.
     """
-    path = path or bundled("judges", PRICES)
+    path = path or bundled(*PRICES)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -11,11 +11,10 @@ from rich.console import Console
 from personalitybench.errors import unknown_name
 from personalitybench.files import write_atomically
 from personalitybench.leaderboard.examples import Example
-from personalitybench.leaderboard.render import write_board
 from personalitybench.leaderboard.schema import Leaderboard
-from personalitybench.leaderboard.summary import board_table
-from personalitybench.runs.judge_command import board_stem, report_spending, set_budget
+from personalitybench.runs.boards import publish
 from personalitybench.runs.progress import RunProgress
+from personalitybench.runs.spending import report_spending, set_budget
 from personalitybench.runs.stages import STAGES, Run
 from personalitybench.runs.suite import load_suite
 
@@ -61,15 +60,7 @@ def run_suite(
                     continue
                 {"fit": run.fit, "tune": run.tune, "generate": run.generate, "judge": run.judge}[stage]()
             report_spending(suite.judges, progress)
-            paths = [
-                path
-                for judge, (board, examples) in boards.items()
-                for path in write_board(board, folder, board_stem(judge, suite.judges), examples)
-            ]
-    for board, _ in boards.values():
-        console.print(board_table(board))
-    for path in paths:
-        console.print(str(path.resolve()), highlight=False, soft_wrap=True)
+    publish(boards, folder, suite.judges, console)
     spent = [f"{stage} {seconds:.0f} s" for stage, seconds in progress.seconds.items() if seconds >= 0.5]
     if spent:
         console.print(f"time: {', '.join(spent)}", highlight=False)
