@@ -15,6 +15,7 @@ import typer
 from personalitybench import __version__
 from personalitybench.errors import PersonalityBenchError
 from personalitybench.neurons.commands import neurons_app
+from personalitybench.runs.judges_commands import judges_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 boards_app = typer.Typer(no_args_is_help=True, help="Make, check and show leaderboards.", rich_markup_mode="markdown")
 app.add_typer(boards_app, name="leaderboard")
+app.add_typer(judges_app, name="judges")
 app.add_typer(neurons_app, name="neurons")
 
 LM_EVAL_CONTEXT = {
@@ -217,20 +219,6 @@ def methods() -> None:
         needs = ", ".join(sorted(kind.needs)) or "nothing"
         strength = "yes" if kind.has_strength else "no"
         table.add_row(f"{name} ({kind.version})", strength, needs, settings or "–", kind.summary)
-    _console().print(table)
-
-
-@app.command()
-def judges() -> None:
-    """List the judges."""
-    from rich.table import Table  # noqa: PLC0415
-
-    from personalitybench.judging.base import judge_names, load_profile  # noqa: PLC0415
-
-    table = Table("judge", "provider", "what it is")
-    for name in judge_names():
-        profile = load_profile(name)
-        table.add_row(profile.id, profile.provider, profile.summary)
     _console().print(table)
 
 

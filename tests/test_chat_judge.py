@@ -236,3 +236,13 @@ def test_ratings_depend_on_settings_and_texts_not_on_how_they_are_asked(judge: C
     other = judge(settings=one.profile.settings | {"model": "large"})
     assert other.profile.sha256 != one.profile.sha256
     assert store_path().name == "replies.sqlite"
+
+
+def test_a_repeat_is_another_reply_to_the_same_question(
+    judge: Callable[..., ChatJudge], chat_server: ChatServer
+) -> None:
+    once, again = (RatingRequest("What now?", "I walk.", "openness", repeat) for repeat in (0, 1))
+    for _ in range(2):
+        assert len(rate_all(judge(), [once, again, again])) == 3
+    assert len(chat_server.requests) == 2
+    assert chat_server.requests[0].body == chat_server.requests[1].body

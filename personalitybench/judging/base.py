@@ -55,11 +55,13 @@ class RatingRequest:
         question: What was asked (a rating of fluency sees only the answer).
         answer: What the model wrote.
         aspect: A trait's name, or ``fluency``.
+        repeat: Which asking of the same this is; for test and retest the same is asked again as 1, 2, ...
     """
 
     question: str
     answer: str
     aspect: str
+    repeat: int = 0
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ class ChatJudge:
         with ResponseStore(store_path()) as store:
             for last in (False, True):
                 again = {}
-                for place, reply in (await self._replies(store, asked, None if last else report)).items():
+                for place, reply in (await self._replies(store, items, asked, None if last else report)).items():
                     verdict = reply if isinstance(reply, Unrated) else self._rubric.read(reply)
                     if isinstance(verdict, Rating) or isinstance(reply, Unrated) or last:
                         verdicts[place] = verdict
@@ -154,7 +154,7 @@ class ChatJudge:
             for chunk in _chunks(items, self.at_a_time):
                 ratings += len(chunk)
                 asked = {
-                    self._key(messages): messages
+                    self._key(messages, item.repeat): messages
                     for item in chunk
                     if is_readable(item.answer)
                     for messages in [self._rubric.messages(item)]
@@ -175,18 +175,22 @@ class ChatJudge:
         sampling = self._settings.sampling
         return int(sampling.get("max_completion_tokens", sampling.get("max_tokens", _EXPLANATION_TOKENS)))
 
-    def _key(self, messages: Messages) -> str:
-        return request_key(
-            self._settings.model, self._settings.base_url or OPENAI_URL, messages, self._settings.sampling
-        )
+    def _key(self, messages: Messages, repeat: int) -> str:
+        # The number of a repeat is not sent: it only keeps the replies apart.
+        sampling = self._settings.sampling | ({"repeat": repeat} if repeat else {})
+        return request_key(self._settings.model, self._settings.base_url or OPENAI_URL, messages, sampling)
 
     async def _replies(
-        self, store: ResponseStore, asked: Mapping[int, Messages], report: RatingsReport | None
+        self,
+        store: ResponseStore,
+        items: Sequence[RatingRequest],
+        asked: Mapping[int, Messages],
+        report: RatingsReport | None,
     ) -> dict[int, str | Unrated]:
         """Texts of replies by place, from the store where they are there; equal messages are asked once."""
         places: dict[str, list[int]] = {}
         for place, messages in asked.items():
-            places.setdefault(self._key(messages), []).append(place)
+            places.setdefault(self._key(messages, items[place].repeat), []).append(place)
         there = store.get_many(places)
         self.spending.kept += len(there)
         found: dict[int, str | Unrated] = {place: stored.text for key, stored in there.items() for place in places[key]}
