@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.errors import JudgeError, JudgeModelError
-from personalitybench.files import cache_folder, content_hash
+from personalitybench.files import cache_folder
 from personalitybench.judging.base import (
     EMPTY_ANSWER,
     JudgeProfile,
@@ -32,12 +32,10 @@ from personalitybench.judging.paid import Estimate, Spending
 from personalitybench.judging.prices import cost, estimate_tokens, load_prices
 from personalitybench.judging.responses import ResponseStore, StoredResponse, request_key
 from personalitybench.judging.rubrics import load_rubric
+from personalitybench.traits import TRAIT_NAMES
 from personalitybench.validation import validate
 
-AGAIN = "Your reply held no rating. Give only the rating, a whole number from 1 to 5 in double square brackets."
-"""The one further turn where a reply could not be read."""
-
-_EXPLANATION_TOKENS = 80  # of a reply: thirty words and the rating, with room
+_EXPLANATION_TOKENS = 80  # of a reply: thirty words and the rating, with room; the same again for each trait of several
 
 Messages = list[dict[str, str]]
 
@@ -51,6 +49,8 @@ class ChatJudgeSettings(BaseModel):
         api_key_env: Environment variable with the key.
         sampling: Sent with each request: ``temperature``, ``max_tokens`` and so on.
         rubric: What it judges by: a bundled rubric or a YAML file.
+        structured: Whether a rubric that asks for JSON sends its schema along (``response_format``); false for servers
+            that cannot take one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +60,7 @@ class ChatJudgeSettings(BaseModel):
     api_key_env: str = "OPENAI_API_KEY"
     sampling: dict[str, Any] = Field(default_factory=dict)
     rubric: str = "project"
+    structured: bool = True
 
 
 class ChatClientOptions(BaseModel):
@@ -112,7 +113,7 @@ class ChatJudge:
     @property
     def rubric_sha256(self) -> str:
         """Hash of all texts that the model is asked with."""
-        return content_hash([self._rubric.sha256, AGAIN])
+        return self._rubric.sha256
 
     async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
         """Rate items; an answer without a word is unrated and not sent.
@@ -133,14 +134,14 @@ class ChatJudge:
             for last in (False, True):
                 again = {}
                 for place, reply in (await self._replies(store, items, asked, None if last else report)).items():
-                    verdict = reply if isinstance(reply, Unrated) else self._rubric.read(reply)
+                    verdict = reply if isinstance(reply, Unrated) else self._rubric.read(reply, items[place].aspect)
                     if isinstance(verdict, Rating) or isinstance(reply, Unrated) or last:
                         verdicts[place] = verdict
                     else:
                         again[place] = [
                             *asked[place],
                             {"role": "assistant", "content": reply},
-                            {"role": "user", "content": AGAIN},
+                            {"role": "user", "content": self._rubric.further_turn(items[place].aspect)},
                         ]
                 asked = again
                 if not asked:
@@ -149,35 +150,40 @@ class ChatJudge:
 
     def estimate(self, items: Iterable[RatingRequest]) -> Estimate:
         """Guess what ratings would take; sends nothing."""
-        ratings = kept = calls = prompt = 0
+        ratings = kept = calls = prompt = completion = 0
         with ResponseStore(store_path()) as store:
             for chunk in _chunks(items, self.at_a_time):
                 ratings += len(chunk)
                 asked = {
-                    self._key(messages, item.repeat): messages
+                    self._key(messages, item): (messages, item.aspect)
                     for item in chunk
                     if is_readable(item.answer)
                     for messages in [self._rubric.messages(item)]
                 }
                 there = store.get_many(asked)
                 kept += len(there)
-                missing = [messages for key, messages in asked.items() if key not in there]
+                missing = [request for key, request in asked.items() if key not in there]
                 calls += len(missing)
-                prompt += sum(map(estimate_tokens, missing))
-        completion = calls * self._most_written
+                prompt += sum(estimate_tokens(messages) for messages, _ in missing)
+                completion += sum(self._most_written(aspect) for _, aspect in missing)
         price = self.spending.price
         dollars = None if price is None else cost(price, prompt, completion)
         return Estimate(ratings, kept, calls, prompt, completion, dollars)
 
-    @property
-    def _most_written(self) -> int:
+    def _most_written(self, aspect: str) -> int:
         """Tokens of a reply at most, as far as the sampling says."""
         sampling = self._settings.sampling
-        return int(sampling.get("max_completion_tokens", sampling.get("max_tokens", _EXPLANATION_TOKENS)))
+        usual = _EXPLANATION_TOKENS * (len(TRAIT_NAMES) if self._rubric.asks_all(aspect) else 1)
+        return int(sampling.get("max_completion_tokens", sampling.get("max_tokens", usual)))
 
-    def _key(self, messages: Messages, repeat: int) -> str:
+    def _form(self, aspect: str) -> dict[str, Any]:
+        """What is sent about the form of the reply, besides the sampling."""
+        form = self._rubric.response_format(aspect) if self._settings.structured else None
+        return {} if form is None else {"response_format": form}
+
+    def _key(self, messages: Messages, item: RatingRequest) -> str:
         # The number of a repeat is not sent: it only keeps the replies apart.
-        sampling = self._settings.sampling | ({"repeat": repeat} if repeat else {})
+        sampling = self._settings.sampling | self._form(item.aspect) | ({"repeat": item.repeat} if item.repeat else {})
         return request_key(self._settings.model, self._settings.base_url or OPENAI_URL, messages, sampling)
 
     async def _replies(
@@ -190,7 +196,7 @@ class ChatJudge:
         """Texts of replies by place, from the store where they are there; equal messages are asked once."""
         places: dict[str, list[int]] = {}
         for place, messages in asked.items():
-            places.setdefault(self._key(messages, items[place].repeat), []).append(place)
+            places.setdefault(self._key(messages, items[place]), []).append(place)
         there = store.get_many(places)
         self.spending.kept += len(there)
         found: dict[int, str | Unrated] = {place: stored.text for key, stored in there.items() for place in places[key]}
@@ -218,7 +224,11 @@ class ChatJudge:
 
         try:
             async with ChatClient(self._client) as client:
-                await client.ask_all((asked[places[key][0]] for key in missing), done)
+                await client.ask_all(
+                    (asked[places[key][0]] for key in missing),
+                    done,
+                    lambda number: self._form(items[places[missing[number]][0]].aspect),
+                )
         except JudgeModelError as error:
             raise JudgeModelError(f"{error}{self._succession()}") from error
         finally:
