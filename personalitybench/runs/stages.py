@@ -6,7 +6,7 @@ where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from personalitybench.backends.needs import CAPABILITIES, check_needs
 from personalitybench.errors import ModelError, StorageError
 from personalitybench.files import Sheet
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
+from personalitybench.judging.paid import PaidJudge
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
@@ -226,9 +227,8 @@ class Run:
                 pending = [(answers, ratings) for answers, ratings in pairs if not ratings.complete]
                 total = sum(len(answers) for answers, _ in pending)
                 done = sum(len(_judged_ids(ratings)) for _, ratings in pending)
-                with self.progress.stage(
-                    name, f"{self._title(call)} by {judge}", total=total, done=done, unit="answers"
-                ) as stage:
+                label, note = f"{self._title(call)} by {judge}", _cost_so_far(judge)
+                with self.progress.stage(name, label, total=total, done=done, unit="answers", note=note) as stage:
                     for answers, ratings in pending:
                         self._rate(judge, answers, ratings, stage)
                         ratings.finish()
@@ -438,6 +438,12 @@ def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:
         "prompt": request.args[0],
         "answer": answer or "",
     }
+
+
+def _cost_so_far(judge: str) -> Callable[[], str] | None:
+    """What progress tells of a judge that costs money."""
+    made = create_judge(judge)
+    return (lambda: str(made.spending)) if isinstance(made, PaidJudge) else None
 
 
 def _judged_ids(ratings: Sheet) -> set[str]:
