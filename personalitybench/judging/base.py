@@ -12,8 +12,8 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -66,10 +66,18 @@ class RatingRequest:
 
 @dataclass(frozen=True)
 class Rating:
-    """A verdict: ``value`` from 1 (low pole, not fluent) to 5 (high pole, fluent), seen from the trait's name."""
+    """A verdict, seen from the trait's name.
+
+    Attributes:
+        value: From 1 (low pole, not fluent) to 5 (high pole, fluent).
+        explanation: The judge's words.
+        basis: What the value was made of, where that is more than words: plain JSON data, such as the probabilities of
+            the ratings, or the verdicts of a panel's members. No figure of a board depends on it.
+    """
 
     value: float
     explanation: str = ""
+    basis: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.value <= 5.0:
@@ -77,7 +85,8 @@ class Rating:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON data."""
-        return {"rating": self.value} | ({"explanation": self.explanation} if self.explanation else {})
+        more = {"explanation": self.explanation, "basis": dict(self.basis)}
+        return {"rating": self.value} | {name: value for name, value in more.items() if value}
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def verdict_from_json(value: Mapping[str, Any]) -> Verdict:
     """Read what :meth:`Rating.to_json` or :meth:`Unrated.to_json` wrote."""
     if "unrated" in value:
         return Unrated(str(value["unrated"]), str(value.get("detail", "")))
-    return Rating(float(value["rating"]), str(value.get("explanation", "")))
+    return Rating(float(value["rating"]), str(value.get("explanation", "")), dict(value.get("basis", {})))
 
 
 class Sunset(BaseModel):
@@ -167,14 +176,20 @@ class Judge(Protocol):
     """
 
     profile: JudgeProfile
-    at_a_time: ClassVar[int]
+
+    @property
+    def at_a_time(self) -> int:
+        """How many answers it is given at a time."""
 
     @property
     def rubric_sha256(self) -> str:
         """Hash of the rubric."""
 
     async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
-        """Rate items; one verdict each, in the same order. Every item is reported once, as soon as it is rated."""
+        """Rate items; one verdict each, in the same order. Every item is reported once, as soon as it is rated.
+
+        It is awaited beside other judges (a panel), so what computes for long does it in a thread.
+        """
 
 
 class JudgeClass(Protocol):
@@ -191,7 +206,9 @@ judges: Registry[JudgeClass] = Registry(
     "personalitybench.judges",
     {
         "chat": "personalitybench.judging.chat_judge:ChatJudge",
+        "local-logits": "personalitybench.judging.local_logits:LocalLogitsJudge",
         "offline": "personalitybench.judging.offline:OfflineJudge",
+        "panel": "personalitybench.judging.panel:PanelJudge",
     },
 )
 
@@ -228,7 +245,7 @@ def load_profile(name: str) -> JudgeProfile:
     return validate(JudgeProfile, content, f"judge profile {path}")
 
 
-@lru_cache(maxsize=8)
+@cache  # none is ever dropped: a judge's budget and spending are this one object's
 def create_judge(name: str) -> Judge:
     """Build a judge by the id of its profile; the same judge (with its loaded model) for the same name.
 

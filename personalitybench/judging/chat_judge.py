@@ -236,10 +236,12 @@ class ChatJudge:
         return found
 
     def _check_budget(self) -> None:
-        spending, dollars = self.spending, self.spending.dollars
-        if spending.budget is not None and dollars is not None and dollars >= spending.budget:
+        spending = self.spending
+        if spending.budget is not None and spending.toward_budget >= spending.budget:
+            who = "the judges of the panel: " if spending.beside else ""
             raise JudgeError(
-                f"judge {self.profile.id}: the budget of ${spending.budget:g} is spent (${dollars:.4f} at "
+                f"judge {self.profile.id}: the budget of ${spending.budget:g} is spent "
+                f"({who}${spending.toward_budget:.4f} at "
                 f"{self.prices.about}); what was paid is kept, so the same command goes on with a larger one"
             )
 

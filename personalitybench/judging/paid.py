@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from personalitybench.judging.base import RatingRequest
+from personalitybench.errors import ConfigurationError
+from personalitybench.judging.base import Judge, RatingRequest
 from personalitybench.judging.prices import Price, PriceTable, cost
 
 
@@ -21,6 +22,7 @@ class Spending:
         kept: Replies that were there already.
         prompt_tokens: Sent, as the server counted them.
         completion_tokens: Written, likewise.
+        beside: What other judges spent that share the budget: the members of a panel.
     """
 
     price: Price | None
@@ -29,11 +31,17 @@ class Spending:
     kept: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    beside: Sequence[Spending] = field(default=(), repr=False, compare=False)
 
     @property
     def dollars(self) -> float | None:
         """US dollars; None where no price is known."""
         return None if self.price is None else cost(self.price, self.prompt_tokens, self.completion_tokens)
+
+    @property
+    def toward_budget(self) -> float:
+        """US dollars that count against the budget: of this judge and of those that share it."""
+        return sum(each.dollars or 0.0 for each in (self, *self.beside))
 
     def __str__(self) -> str:
         """What it comes to so far, in a few words: dollars, or tokens where no price is known."""
@@ -77,3 +85,55 @@ class PaidJudge(Protocol):
 
     def estimate(self, items: Iterable[RatingRequest]) -> Estimate:
         """Guess what ratings would take; sends nothing."""
+
+
+@runtime_checkable
+class HasMembers(Protocol):
+    """A judge whose ratings are made of those of others.
+
+    Attributes:
+        members: These judges.
+    """
+
+    members: Sequence[Judge]
+
+
+def paid_judges(judge: Judge) -> dict[str, PaidJudge]:
+    """Find what costs money in a judge: itself, or the members of a panel, by their names; empty where nothing does.
+
+    A member of a panel is named after it: ``panel > gpt-4o``.
+    """
+    name = judge.profile.id
+    if isinstance(judge, PaidJudge):
+        return {name: judge}
+    if not isinstance(judge, HasMembers):
+        return {}
+    found = (paid_judges(member) for member in judge.members)
+    return {f"{name} > {member}": paid for part in found for member, paid in part.items()}
+
+
+def share_budget(judge: Judge, budget: float | None) -> None:
+    """Let a judge spend so many US dollars; a panel's members spend them together.
+
+    Raises:
+        ConfigurationError: The price of a model is not known.
+    """
+    found = paid_judges(judge)
+    for name, paid in found.items():
+        if budget is not None and paid.spending.price is None:
+            raise ConfigurationError(
+                f"judge {name}: no price of its model is known, so no budget can be kept: leave --budget out, or "
+                "look at --dry-run for the number of tokens"
+            )
+    spendings = [paid.spending for paid in found.values()]
+    for spending in spendings:
+        spending.budget = budget
+        spending.beside = [other for other in spendings if other is not spending]
+
+
+def describe_spending(judge: Judge) -> str:
+    """What a judge cost so far, in a few words; empty where it costs nothing."""
+    found = paid_judges(judge)
+    if len(found) == 1:
+        return str(next(iter(found.values())).spending)
+    return ", ".join(f"{name.rpartition(' > ')[2]} {paid.spending}" for name, paid in found.items())

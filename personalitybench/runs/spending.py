@@ -6,37 +6,29 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from personalitybench.errors import ConfigurationError
 from personalitybench.judging import create_judge
-from personalitybench.judging.paid import PaidJudge
+from personalitybench.judging.paid import paid_judges, share_budget
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.stages import Run
 
 
 def set_budget(judges: Sequence[str], budget: float | None) -> None:
-    """Let judges that cost something spend so much, each of them.
+    """Let judges that cost something spend so much, each of them; the members of a panel together.
 
     Raises:
         ConfigurationError: A judge's price is not known.
     """
     for name in judges:
-        judge = create_judge(name)
-        if isinstance(judge, PaidJudge):
-            if budget is not None and judge.spending.price is None:
-                raise ConfigurationError(
-                    f"judge {name}: no price of its model is known, so no budget can be kept: leave --budget out, or "
-                    "look at --dry-run for the number of tokens"
-                )
-            judge.spending.budget = budget
+        share_budget(create_judge(name), budget)
 
 
 def report_spending(judges: Sequence[str], progress: RunProgress) -> None:
     """Say what was asked of the judges that are asked, and what it cost."""
-    for name in judges:
-        judge = create_judge(name)
-        if not isinstance(judge, PaidJudge) or not judge.spending.calls + judge.spending.kept:
-            continue
+    paid = {name: found for judge in judges for name, found in paid_judges(create_judge(judge)).items()}
+    for name, judge in paid.items():
         spent = judge.spending
+        if not spent.calls + spent.kept:
+            continue
         dollars = "no price known" if spent.dollars is None else f"${spent.dollars:.4f} ({judge.prices.about})"
         progress.say(
             f"judge {name}: {spent.calls:,} replies asked for, {spent.kept:,} were there; "
@@ -49,13 +41,13 @@ def estimate_table(run: Run, judges: Sequence[str]) -> Table:
     table = Table(
         "judge", "ratings", "there", "calls", "tokens sent (estimate)", "written (at most)", "cost (estimate)"
     )
-    for name in judges:
-        judge = create_judge(name)
-        if not isinstance(judge, PaidJudge):
-            table.add_row(name, f"{sum(1 for _ in run.to_rate(name)):,}", "", "", "", "", "free")
-            continue
-        found = judge.estimate(run.to_rate(name))
-        dollars = "no price known" if found.dollars is None else f"${found.dollars:.2f} ({judge.prices.about})"
-        numbers = (found.ratings, found.kept, found.calls, found.prompt_tokens, found.completion_tokens)
-        table.add_row(name, *(f"{number:,}" for number in numbers), dollars)
+    for judge in judges:
+        paid = paid_judges(create_judge(judge))
+        if not paid:
+            table.add_row(judge, f"{sum(1 for _ in run.to_rate(judge)):,}", "", "", "", "", "free")
+        for name, asked in paid.items():
+            found = asked.estimate(run.to_rate(judge))
+            dollars = "no price known" if found.dollars is None else f"${found.dollars:.2f} ({asked.prices.about})"
+            numbers = (found.ratings, found.kept, found.calls, found.prompt_tokens, found.completion_tokens)
+            table.add_row(name, *(f"{number:,}" for number in numbers), dollars)
     return table

@@ -26,7 +26,7 @@ from personalitybench.backends.needs import CAPABILITIES, check_needs
 from personalitybench.errors import ModelError, StorageError
 from personalitybench.files import Sheet
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
-from personalitybench.judging.paid import PaidJudge
+from personalitybench.judging.paid import describe_spending, paid_judges
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
@@ -443,7 +443,7 @@ def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:
 def _cost_so_far(judge: str) -> Callable[[], str] | None:
     """What progress tells of a judge that costs money."""
     made = create_judge(judge)
-    return (lambda: str(made.spending)) if isinstance(made, PaidJudge) else None
+    return (lambda: describe_spending(made)) if paid_judges(made) else None
 
 
 def _judged_ids(ratings: Sheet) -> set[str]:
