@@ -62,6 +62,12 @@ def test_a_run_is_rated_by_another_judge(
     assert row[:2] == ["served", "8"]
     assert row[-1] == "no price known"
 
+    (tmp_path / "two.yaml").write_text("{id: two, provider: panel, summary: x, settings: {judges: [served, offline]}}")
+    told = command("judge", "out", "--judge", "two", "--dry-run", folder=tmp_path)
+    assert told.returncode == 0, told.stderr
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in told.stdout.splitlines() if "two" in line]
+    assert cells == [["two > served", *row[1:]]], "a panel costs what its members do"
+
     done = command("judge", "out", "--judge", "served", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     asked = len(chat_server.requests)
