@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
@@ -78,25 +79,33 @@ class _Sample:
 
     answers: Sequence[ComparedAnswer]
 
-    @property
+    @cached_property
     def questions(self) -> list[str]:
         return [answer.question_id for answer in self.answers]
 
-    @property
+    @cached_property
     def methods(self) -> list[str]:
         return [answer.method for answer in self.answers]
 
-    @property
+    @cached_property
     def traits(self) -> list[str]:
         return [answer.trait for answer in self.answers]
 
-    @property
+    @cached_property
     def poles(self) -> list[str]:
         return [answer.pole for answer in self.answers]
 
+    @cached_property
+    def ids(self) -> list[str]:
+        return [answer.id for answer in self.answers]
+
+    @cached_property
+    def words(self) -> Floats:
+        return np.array([measure_text(answer.answer)["words"] for answer in self.answers])
+
     def ratings(self, verdicts: Verdicts, aspect: Aspect) -> Floats:
         """Ratings, NaN where there is none."""
-        found = (verdicts.get((answer.id, aspect)) for answer in self.answers)
+        found = (verdicts.get((name, aspect)) for name in self.ids)
         return np.array([verdict.value if isinstance(verdict, Rating) else np.nan for verdict in found])
 
     def toward(self, ratings: Floats, aspect: Aspect) -> Floats:
@@ -129,9 +138,8 @@ def _aspect(sample: _Sample, aspect: Aspect, columns: Sequence[Column], bootstra
 
 def _judge(sample: _Sample, aspect: Aspect, column: Column, ratings: Floats, bootstrap: Bootstrap) -> JudgeFigures:
     """Make the figures of one judge."""
-    verdicts = [column.repeats[0].get((answer.id, aspect)) if column.repeats else None for answer in sample.answers]
+    verdicts = [column.repeats[0].get((name, aspect)) if column.repeats else None for name in sample.ids]
     toward = sample.toward(ratings, aspect)
-    words = np.array([measure_text(answer.answer)["words"] for answer in sample.answers])
     rated = int(np.sum(~np.isnan(ratings)))
     unrated = Counter(verdict.reason for verdict in verdicts if isinstance(verdict, Unrated))
     return JudgeFigures(
@@ -141,7 +149,9 @@ def _judge(sample: _Sample, aspect: Aspect, column: Column, ratings: Floats, boo
         unrated=dict(unrated.most_common()),
         not_asked=sum(verdict is None for verdict in verdicts),
         mean=figures.mean(ratings, sample.questions, bootstrap).mean,
-        length=figures.length(ratings, toward if aspect == "trait" else None, words, sample.questions, bootstrap),
+        length=figures.length(
+            ratings, toward if aspect == "trait" else None, sample.words, sample.questions, bootstrap
+        ),
         retest=_retest(sample, aspect, column, bootstrap),
         methods=_means(sample, toward, bootstrap),
     )
@@ -153,8 +163,7 @@ def _retest(sample: _Sample, aspect: Aspect, column: Column, bootstrap: Bootstra
     if len(askings) < 2:
         return None
     kinds = [
-        {type(verdicts[answer.id, aspect]) for verdicts in askings if (answer.id, aspect) in verdicts}
-        for answer in sample.answers
+        {type(verdicts[name, aspect]) for verdicts in askings if (name, aspect) in verdicts} for name in sample.ids
     ]
     ratings = np.stack([sample.ratings(verdicts, aspect) for verdicts in askings])
     partly = sum(len(kind) > 1 for kind in kinds)
