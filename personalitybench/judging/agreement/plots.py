@@ -51,7 +51,7 @@ def draw(aspect: AspectFigures) -> dict[str, str]:
     if not pairs:
         return {}
     return {
-        "look": _svg(look_chart(pairs)),
+        "look": _svg(look_chart(pairs), left=48),
         "ratings": _svg(ratings_chart(pairs)),
         "bias": _svg(bias_chart(pairs)),
     }
@@ -136,13 +136,14 @@ def _points(
     import altair as alt  # noqa: PLC0415 (optional)
 
     there = [row for row in rows if row["value"] is not None]
-    # As written: a format is rounded to the distance of the ticks, and Vega would leave out every second label.
-    axis = alt.Axis(values=ticks, labelExpr="'' + datum.value", labelFlush=False, labelOverlap=False)
+    # As written: a format is rounded to the distance of the ticks. tickCount: or Vega leaves out every second one.
+    label = "replace('' + datum.value, '-', '−')"
+    axis = alt.Axis(values=ticks, tickCount=len(ticks), labelExpr=label, labelFlush=False, labelOverlap=False)
     x = alt.X(
         "value:Q",
         title=None,
         scale=alt.Scale(domain=(ticks[0], ticks[-1]), nice=False),
-        axis=alt.Axis(values=ticks, format="~g", labelFlush=False),
+        axis=axis,
     )
     y = alt.Y(f"{lines[0]}:N", title=None, sort=lines[1], scale=alt.Scale(domain=lines[1]))
     base = alt.Chart(alt.InlineData(values=there))
@@ -162,7 +163,7 @@ def _points(
                 header=alt.Header(labelExpr="split(datum.label, '\\n')", labelLimit=width),
             ),
             columns=len(panels[1]) if panels[0] == "measure" else _IN_A_ROW,
-            spacing=22,
+            spacing=34,
         )
     )
 
@@ -196,12 +197,12 @@ def _heat_map(pair: Pair) -> Any:
     return alt.layer(filled, diagonal, counts).properties(width=CELL * len(labels), height=CELL * len(labels))
 
 
-def _svg(chart: alt.TopLevelMixin) -> str:
+def _svg(chart: alt.TopLevelMixin, left: int = 24) -> str:
     """An SVG element in the page's fonts and colours."""
     styled: Any = chart
     styled = (
         # A browser's font may be wider than the one that is measured with: room for it on the left, and no cuts.
-        styled.configure(background="transparent", font="system-ui, sans-serif", padding={"left": 48, "right": 24})
+        styled.configure(background="transparent", font="system-ui, sans-serif", padding={"left": left, "right": 24})
         .configure_view(stroke=None)
         .configure_axis(
             labelColor=SOFT, titleColor=INK, titleFontWeight="normal", domainColor=LINE, tickColor=LINE,
