@@ -90,7 +90,7 @@ def bias_chart(pairs: list[Pair]) -> Any:
         for name, found in _traits(pair).items()
     ]
     widest = max([0.5, *(abs(row[end]) for row in rows for end in ("low", "high") if row[end] is not None)])
-    step = 0.25 if widest <= 0.75 else 0.5 if widest <= 1.5 else 1.0
+    step = 0.5 if widest <= 1 else 1.0
     count = math.ceil(widest / step)
     names = list(dict.fromkeys(name for pair in pairs for name in _traits(pair)))
     return _points(
