@@ -161,6 +161,26 @@ def test_the_terminal_shows_all_pairs_in_80_columns(report: AgreementReport) -> 
     assert number(kappa.value) in text
 
 
+def test_long_names_and_reasons_cut_nothing_off() -> None:
+    rated = answers(10)
+    names = [f"a-served-model-with-a-long-name-instruct-{number}" for number in range(3)]
+    reasons = ["no-rating", "refused", "out-of-range", "truncated"]
+    judged = [
+        column(
+            name,
+            verdicts(rated, [*reasons, *(1.0 + (place * (step + 2)) % 5 for place in range(16))]),
+            verdicts(rated, [1.0 + (place * (step + 2)) % 5 for place in range(20)]),
+        )
+        for step, name in enumerate(names)
+    ]
+    text = shown(make_report(RatingTable("here", rated, judged), resamples=50))
+    assert max(map(len, text.splitlines())) <= 80
+    for word in [*names, *reasons, "unrated", "|d|", "bias"]:
+        assert word in text
+    for head in (line for line in text.splitlines() if line.startswith("judge ")):
+        assert head.rstrip().endswith(("|d|", "unrated"))
+
+
 def test_names_of_judges_are_no_markup_on_the_terminal() -> None:
     rated = answers(3)
     judged = [column(name, verdicts(rated, [1, 2, 3, 4, 5, 1])) for name in ("[red]a[/]", "[bold]b")]

@@ -29,6 +29,8 @@ from personalitybench.judging.base import Rating, Unrated
 from personalitybench.metrics.fluency import measure_text
 from personalitybench.traits import TRAIT_NAMES, Pole, Target
 
+__all__ = ["NO_POLE", "RESAMPLES", "AgreementReport", "make_report"]
+
 RESAMPLES = 1000
 NO_POLE = "neutral"
 

@@ -1,6 +1,11 @@
-"""A report on agreement on a terminal of 80 columns; by trait, pole and method it is in the files."""
+"""A report on agreement on a terminal of 80 columns, where judges are numbered.
+
+Figures by trait, pole and method are in the files.
+"""
 
 from __future__ import annotations
+
+import re
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -25,9 +30,10 @@ _LEGEND = (
 
 def report_tables(report: AgreementReport) -> Group:
     """Make the tables: judges, pairs, methods, for the trait and for fluency."""
+    numbers = {name: str(place) for place, name in enumerate(report.judges, 1)}
     parts: list[RenderableType] = [Text(f"Agreement of judges. {words.title(report)}", style="bold")]
+    parts += [Text(f"{place} {name}") for name, place in numbers.items()]
     for aspect in report.aspects:
-        numbers = {name: str(place) for place, name in enumerate(report.judges, 1)}
         parts.append(_judges(aspect, numbers))
         if aspect.pairs:
             parts.append(_pairs(aspect, numbers))
@@ -44,13 +50,13 @@ def report_tables(report: AgreementReport) -> Group:
 def _judges(aspect: AspectFigures, numbers: dict[str, str]) -> Table:
     of_trait = aspect.aspect == "trait"
     figures = ["rated", "mean", "ρ length", *(["ρ toward"] if of_trait else [])]
-    table = _table(f"{words.HEADINGS[aspect.aspect]}: the judges", ["judge"], figures)
+    table = _table(f"{words.HEADINGS[aspect.aspect]}: the judges", "judge", figures)
     table.add_column("unrated", overflow="fold")
     for judge in aspect.judges:
         lengths = [judge.length.rating, *([judge.length.toward] if of_trait else [])]
         rated = Text(f"{judge.rated:,}\n{judge.coverage:.1%}")
         table.add_row(
-            Text(f"{numbers[judge.judge]}  {judge.judge}"),
+            numbers[judge.judge],
             rated,
             *map(_cell, [judge.mean, *lengths]),
             Text(words.unrated(judge)),
@@ -59,7 +65,7 @@ def _judges(aspect: AspectFigures, numbers: dict[str, str]) -> Table:
 
 
 def _pairs(aspect: AspectFigures, numbers: dict[str, str]) -> Table:
-    table = _table(f"{words.HEADINGS[aspect.aspect]}: two judges", ["judges"], ["n", *_SHORT.values()])
+    table = _table(f"{words.HEADINGS[aspect.aspect]}: two judges", "judges", ["n", *_SHORT.values()])
     for pair in aspect.pairs:
         found = [getattr(pair.overall, name) for name in _SHORT]
         table.add_row(f"{numbers[pair.first]} / {numbers[pair.second]}", f"{pair.overall.n:,}", *map(_cell, found))
@@ -67,7 +73,7 @@ def _pairs(aspect: AspectFigures, numbers: dict[str, str]) -> Table:
 
 
 def _order(aspect: AspectFigures, numbers: dict[str, str]) -> Table:
-    table = _table(f"{words.HEADINGS[aspect.aspect]}: order of the methods", ["judges"], ["methods", "Kendall τ", "ρ"])
+    table = _table(f"{words.HEADINGS[aspect.aspect]}: order of the methods", "judges", ["methods", "Kendall τ", "ρ"])
     table.add_column("ordered in opposite ways", overflow="fold")
     for pair in aspect.pairs:
         found = map(_cell, (pair.order.kendall, pair.order.spearman))
@@ -79,13 +85,13 @@ def _order(aspect: AspectFigures, numbers: dict[str, str]) -> Table:
 
 def _retest(aspect: AspectFigures, numbers: dict[str, str]) -> Table:
     figures = ["times", "n", "partly", "exact", "±1", "α", "|d|"]
-    table = _table(f"{words.HEADINGS[aspect.aspect]}: the same asked again", ["judge"], figures)
+    table = _table(f"{words.HEADINGS[aspect.aspect]}: the same asked again", "judge", figures)
     for judge in aspect.judges:
         if judge.retest is not None:
             again = judge.retest
             found = map(_cell, (again.exact, again.within_one, again.alpha, again.difference))
             table.add_row(
-                Text(f"{numbers[judge.judge]}  {judge.judge}"),
+                numbers[judge.judge],
                 str(again.repeats),
                 f"{again.n:,}",
                 f"{again.partly:,}",
@@ -105,12 +111,12 @@ def _cell(figure: Figure | None) -> Text:
 
 
 def _short(value: float) -> str:
-    """Two decimals without the 0 that every one would begin with."""
+    """Two decimals without what says nothing: ``.07``, ``−.50``, ``1``, ``3.25``."""
     text = number(value)
-    return text.replace("0.", ".", 1) if abs(value) < 0.995 else text
+    return text.removesuffix(".00") if text.endswith(".00") else re.sub(r"\b0\.", ".", text)
 
 
-def _table(name: str, texts: list[str], figures: list[str]) -> Table:
+def _table(name: str, first: str, figures: list[str]) -> Table:
     table = Table(
         title=f"\n{name}",
         title_justify="left",
@@ -119,8 +125,7 @@ def _table(name: str, texts: list[str], figures: list[str]) -> Table:
         show_edge=False,
         pad_edge=False,
     )
-    for text in texts:
-        table.add_column(text, overflow="fold")
+    table.add_column(first, no_wrap=True)
     for figure in figures:
         table.add_column(figure, justify="right", no_wrap=True)
     return table
