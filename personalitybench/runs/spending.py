@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from rich.table import Table
 
 from personalitybench.errors import ConfigurationError
-from personalitybench.judging import create_judge
+from personalitybench.judging import RatingRequest, create_judge
 from personalitybench.judging.paid import PaidJudge
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.stages import Run
+
+
+class ToRate(Protocol):
+    """Where answers are that judges have not rated yet: a run, a folder of lm-eval, a comparison."""
+
+    def to_rate(self, judge: str) -> Iterable[RatingRequest]:
+        """What a judge would be asked."""
 
 
 def set_budget(judges: Sequence[str], budget: float | None) -> None:
@@ -44,7 +51,7 @@ def report_spending(judges: Sequence[str], progress: RunProgress) -> None:
         )
 
 
-def estimate_table(run: Run, judges: Sequence[str]) -> Table:
+def estimate_table(answers: ToRate, judges: Sequence[str]) -> Table:
     """What the judges would be asked, and what that would cost, guessed before anything is sent."""
     table = Table(
         "judge", "ratings", "there", "calls", "tokens sent (estimate)", "written (at most)", "cost (estimate)"
@@ -52,9 +59,9 @@ def estimate_table(run: Run, judges: Sequence[str]) -> Table:
     for name in judges:
         judge = create_judge(name)
         if not isinstance(judge, PaidJudge):
-            table.add_row(name, f"{sum(1 for _ in run.to_rate(name)):,}", "", "", "", "", "free")
+            table.add_row(name, f"{sum(1 for _ in answers.to_rate(name)):,}", "", "", "", "", "free")
             continue
-        found = judge.estimate(run.to_rate(name))
+        found = judge.estimate(answers.to_rate(name))
         dollars = "no price known" if found.dollars is None else f"${found.dollars:.2f} ({judge.prices.about})"
         numbers = (found.ratings, found.kept, found.calls, found.prompt_tokens, found.completion_tokens)
         table.add_row(name, *(f"{number:,}" for number in numbers), dollars)
