@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from personalitybench.errors import DataError
 from personalitybench.files import content_hash
 from personalitybench.judging import Verdict, verdict_from_json
 from personalitybench.judging.agreement.gold import gold_answers
@@ -60,6 +61,11 @@ def open_source(name: str, progress: RunProgress) -> AnswerSource:
     if name == GOLD:
         return AnswerSource("the gold texts", _once(gold_answers()))
     path = Path(name)
+    if not path.exists():
+        raise DataError(
+            f"{name} does not exist: name the folder of a run or of lm-eval's results, the ratings.jsonl of an earlier "
+            f"comparison, or {GOLD!r}"
+        )
     if path.is_file() and path.suffix == ".jsonl":
         table = read_table(path)
         return AnswerSource(table.source, table.answers, frozen=table)
