@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +67,8 @@ def test_a_run_is_rated_by_another_judge(
     asked = len(chat_server.requests)
     assert int(row[3].replace(",", "")) == asked > 0
     assert f"judge served: {asked} replies asked for, " in done.stdout
+    progress = r"judge none by served: \d+ answers in [\d.]+ s, [\d.]+ answers/s, [1-9][\d,]* tokens"
+    assert re.search(progress, done.stdout)
     board = json.loads((tmp_path / "out" / "leaderboard-served.json").read_text())
     assert board["judge"]["id"] == "served"
     # Rated 5 by name: 5 toward the high pole and 1 toward the low one make 6, the neutral sum of two poles.

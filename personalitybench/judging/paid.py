@@ -35,6 +35,12 @@ class Spending:
         """US dollars; None where no price is known."""
         return None if self.price is None else cost(self.price, self.prompt_tokens, self.completion_tokens)
 
+    def __str__(self) -> str:
+        """What it comes to so far, in a few words: dollars, or tokens where no price is known."""
+        if self.dollars is None:
+            return f"{self.prompt_tokens + self.completion_tokens:,} tokens"
+        return f"${self.dollars:.4f}"
+
 
 @dataclass(frozen=True)
 class Estimate:

@@ -18,7 +18,7 @@ from personalitybench.judging import RatingRequest, Verdict, verdict_from_json
 from personalitybench.judging.agreement.table import ASPECTS, Aspect, Column, ComparedAnswer, RatingTable, Verdicts
 from personalitybench.runs.answer_sources import AnswerSource, Judge, sample_answers
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.rating import judged_ids, rate_missing, without_verdict
+from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, without_verdict
 from personalitybench.runs.store import judge_name
 from personalitybench.tasks import judge_fingerprint, rating_requests
 
@@ -119,7 +119,8 @@ class Comparison:
         ids = {row["id"] for row in rows}
         done = len(ids & judged_ids(sheet, AGAIN))
         label = f"{Path(judge).stem} once more ({repeat})" if repeat else Path(judge).stem
-        with self.progress.stage("compare", label, total=len(rows), done=done, unit="answers") as stage:
+        note = cost_so_far(judge)
+        with self.progress.stage("compare", label, total=len(rows), done=done, unit="answers", note=note) as stage:
             rate_missing(judge, rows, sheet, stage, repeat=repeat, again=AGAIN)
 
     def _to_ask(self, known: Verdicts) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.lm_eval_results import TaskResults, read_tasks
 from personalitybench.leaderboard.schema import Leaderboard
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.rating import judged_ids, rate_missing
+from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing
 from personalitybench.runs.store import judge_name
 from personalitybench.tasks import judge_fingerprint, rating_requests
 
@@ -135,5 +135,6 @@ class LmEvalFolder:
         label = f"{task.settings['method']['name']} {task.target} by {judge}"
         total = sum(1 for _ in task.answers())
         done = len(judged_ids(sheet))
-        with self.progress.stage("judge", label, total=total, done=done, unit="answers") as stage:
+        note = cost_so_far(judge)
+        with self.progress.stage("judge", label, total=total, done=done, unit="answers", note=note) as stage:
             rate_missing(judge, task.answers(), sheet, stage)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from personalitybench.files import Sheet
 from personalitybench.judging import create_judge
+from personalitybench.judging.paid import PaidJudge
 from personalitybench.runs.progress import Stage
 from personalitybench.tasks import judge_answers
 
@@ -70,3 +71,9 @@ def rate_missing(
             {"id": row["id"], **{aspect: verdict.to_json() for aspect, verdict in found.items()}}
             for row, found in zip(chunk, verdicts, strict=True)
         )
+
+
+def cost_so_far(judge: str) -> Callable[[], str] | None:
+    """What progress tells of a judge that costs money."""
+    made = create_judge(judge)
+    return (lambda: str(made.spending)) if isinstance(made, PaidJudge) else None

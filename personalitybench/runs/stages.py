@@ -38,7 +38,7 @@ from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.fits import Fit
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.rating import judged_ids, rate_missing, without_verdict
+from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, without_verdict
 from personalitybench.runs.store import CallFolder, RunFolder
 from personalitybench.runs.suite import ModelSpec, Suite
 from personalitybench.strengths import strength_for
@@ -237,9 +237,8 @@ class Run:
                 pending = [(answers, ratings) for answers, ratings in pairs if not ratings.complete]
                 total = sum(len(answers) for answers, _ in pending)
                 done = sum(len(judged_ids(ratings)) for _, ratings in pending)
-                with self.progress.stage(
-                    name, f"{self._title(call)} by {judge}", total=total, done=done, unit="answers"
-                ) as stage:
+                label, note = f"{self._title(call)} by {judge}", cost_so_far(judge)
+                with self.progress.stage(name, label, total=total, done=done, unit="answers", note=note) as stage:
                     for answers, ratings in pending:
                         rate_missing(judge, answers, ratings, stage)
                         ratings.finish()
