@@ -86,27 +86,29 @@ def open_source(name: str, progress: RunProgress) -> AnswerSource:
     return AnswerSource(f"{kind} {path.resolve().name}", _once(each for own in answers for each in own.values()), known)
 
 
-def sample_answers(answers: Iterable[ComparedAnswer], count: int) -> list[ComparedAnswer]:
-    """Take some answers of each method and target by a fixed rule, not by how they read.
+def sample_answers(answers: Sequence[ComparedAnswer], count: int) -> list[ComparedAnswer]:
+    """Take some answers of each method and target by a fixed rule, not by how they read; their order stays.
 
-    Questions come in the order of their hashed ids, so that methods are compared on the same ones; a second answer to
-    a question is taken only when all questions have one.
+    Questions are taken in the order of their hashed ids, so that methods are compared on the same ones; a second answer
+    to a question is taken only when all questions have one.
     """
     turns: Counter[tuple[str, ...]] = Counter()
     order: list[tuple[int, bytes, ComparedAnswer]] = []
     for answer in sorted(answers, key=lambda answer: answer.id):
-        group = (answer.method, answer.trait, answer.pole)
-        place = hashlib.sha256(f"compare:{answer.question_id}".encode()).digest()
-        order.append((turns[*group, answer.question_id], place, answer))
-        turns[*group, answer.question_id] += 1
+        one = (*_group(answer), answer.question_id)
+        order.append((turns[one], hashlib.sha256(f"compare:{answer.question_id}".encode()).digest(), answer))
+        turns[one] += 1
     taken: Counter[tuple[str, ...]] = Counter()
-    found = []
+    found = set()
     for _, _, answer in sorted(order, key=lambda entry: entry[:2]):
-        group = (answer.method, answer.trait, answer.pole)
-        taken[group] += 1
-        if taken[group] <= count:
-            found.append(answer)
-    return found
+        taken[_group(answer)] += 1
+        if taken[_group(answer)] <= count:
+            found.add(answer.id)
+    return [answer for answer in answers if answer.id in found]
+
+
+def _group(answer: ComparedAnswer) -> tuple[str, ...]:
+    return answer.method, answer.trait, answer.pole
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ def read_table(path: Path) -> RatingTable:
 
     Raises:
         DataError: It is no such file, or it was altered.
+        ConfigurationError: Its first line is of another version.
         StorageError: It cannot be read.
     """
     lines = JsonLines(path).read()
