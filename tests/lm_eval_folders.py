@@ -31,13 +31,13 @@ def run_lm_eval(folder: Path, calls: Mapping[str, Mapping[str, Any]], **environm
         calls: The metadata of each call.
         environment: Further variables.
     """
-    with ChatServer(answer=_answer) as server:
+    with ChatServer(answer=made_up_answer) as server:
         _call(
             [_arguments(server.url, folder / name, metadata) for name, metadata in calls.items()], folder, environment
         )
 
 
-def _answer(body: Mapping[str, Any]) -> str:
+def made_up_answer(body: Mapping[str, Any]) -> str:
     """An answer that differs with the prompt."""
     digest = hashlib.sha256(str(body["messages"]).encode()).hexdigest()
     return f"I would call {int(digest, 16) % 97} friends and go out with them, {digest[:4]} times if need be."

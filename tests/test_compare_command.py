@@ -28,20 +28,31 @@ from personalitybench.runs.comparison import Comparison
 from personalitybench.runs.progress import RunProgress
 from personalitybench.tasks import judge_fingerprint
 from tests.chat_server import ChatServer, Fault
+from tests.lm_eval_folders import made_up_answer, run_lm_eval
 from tests.test_judge_command import JUDGE
-from tests.test_runs import SUITE, TWO_TARGETS
 
 pytestmark = pytest.mark.model
 
 
+ANSWERED = """
+name: small
+models:
+  - {{name: some-model, backend: local-chat-completions, args: {{base_url: "{url}/chat/completions"}}}}
+methods: [none, {{name: few_shot, settings: {{examples: 1}}}}]
+targets: ['extraversion:high', 'extraversion:low']
+questions: {{source: sample, half: test, limit: 2}}
+"""
+
+
 @pytest.fixture(scope="module")
 def made(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two methods, rated by the offline judge."""
+    """A run of two methods on a served model, rated by the offline judge."""
     folder = tmp_path_factory.mktemp("runs")
     suite = folder / "small.yaml"
-    methods = "[none, {name: few_shot, settings: {examples: 1}}]"
-    suite.write_text(SUITE.format(model=demo_model, methods=methods, targets=TWO_TARGETS, dtype="float32"))
-    run_suite(str(suite), folder / "run", (), Console(file=open(os.devnull, "w")))  # noqa: PTH123, SIM115
+    with pytest.MonkeyPatch.context() as patch, ChatServer(answer=made_up_answer) as server:
+        patch.setenv("OPENAI_API_KEY", "sk-not-a-key")
+        suite.write_text(ANSWERED.format(url=server.url))
+        run_suite(str(suite), folder / "run", (), Console(quiet=True))
     return folder / "run"
 
 
@@ -57,7 +68,7 @@ def served(chat_server: ChatServer, tmp_path: Path, cache: Path, monkeypatch: py
 
 
 def progress() -> RunProgress:
-    return RunProgress(Console(file=open(os.devnull, "w")))  # noqa: PTH123
+    return RunProgress(Console(quiet=True))
 
 
 def compare(*judges: str, answers: Path | str, **options: Any) -> RatingTable:
@@ -124,8 +135,6 @@ def test_a_failure_of_the_server_is_not_kept(made: Path, chat_server: ChatServer
 
 def test_answers_of_lm_eval(tmp_path: Path, made: Path) -> None:
     """The same reading of answers, from lm-eval's files; methods of two models carry their models' names."""
-    from tests.lm_eval_folders import run_lm_eval
-
     run_lm_eval(tmp_path, {"out": {"method": "simple", "judge": None}})
     table = compare("offline", answers=tmp_path / "out")
     assert {(answer.method, answer.trait) for answer in table.answers} == {("simple", "extraversion")}
