@@ -151,16 +151,16 @@ def _read_results(path: Path) -> Iterator[TaskResults]:
         for task, record in records.items()
         if record is not None and record["identity"]["data"]["split"] == "evaluate"
     }
+    samples = {task: path.parent / f"samples_{task}_{date}.jsonl" for task in ours}
+    if missing := [str(each) for each in samples.values() if not each.is_file()]:
+        raise DataError(f"{missing[0]} is missing: run lm_eval with --log_samples, a board is made from the answers")
     if not ours:
         return
     args = run["model_args"] if isinstance(run["model_args"], dict) else {}
     model = model_record(run["model"], args, run.get("model_sha"))
     for task, record in ours.items():
-        samples = path.parent / f"samples_{task}_{date}.jsonl"
-        if not samples.is_file():
-            raise DataError(f"{samples} is missing: run lm_eval with --log_samples, a board is made from the answers")
         yield TaskResults(
-            samples=samples,
+            samples=samples[task],
             target=Target.parse(record["target"]),
             settings=record["identity"],
             judges=record["judges"],
