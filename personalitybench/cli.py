@@ -113,10 +113,14 @@ def run(
 
 @app.command(
     epilog="Examples: `personalitybench judge runs/demo --judge my-server.yaml --dry-run` · "
-    "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06`"
+    "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06` · "
+    "`personalitybench judge lm-eval-output --judge offline`"
 )
 def judge(
-    run: Annotated[Path, typer.Argument(help="Folder of a run whose answers are there, such as runs/demo.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder of a run, such as runs/demo, or one that lm_eval was given as --output_path."),
+    ],
     *,
     judges: Annotated[
         list[str] | None,
@@ -127,14 +131,14 @@ def judge(
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
 ) -> None:
-    """Have the answers of a run rated by a judge, and make its board; no model of the suite is needed.
+    """Have saved answers rated by a judge, and make its board; the model that wrote them is not needed.
 
     Interrupt it when you like: replies that were paid are kept, and the same command goes on from there.
     """
     from personalitybench.runs.judge_command import judge_run  # noqa: PLC0415
 
     with _resumable():
-        judge_run(run, judges or [], _console(), budget=budget, dry_run=dry_run)
+        judge_run(folder, judges or [], _console(), budget=budget, dry_run=dry_run)
 
 
 @app.command(

@@ -340,10 +340,10 @@ class JudgeFilter(Filter):  # type: ignore[misc]  # lm-eval publishes no types
         ]
 
 
-def rating_requests(docs: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[RatingRequest]:
+def rating_requests(docs: Sequence[Mapping[str, Any]], answers: Sequence[str], repeat: int = 0) -> list[RatingRequest]:
     """What is to be rated: each answer for its question's trait, and for fluency."""
     return [
-        RatingRequest(doc["question"], answer, aspect)
+        RatingRequest(doc["question"], answer, aspect, repeat)
         for doc, answer in zip(docs, answers, strict=True)
         for aspect in (doc["trait"], FLUENCY)
     ]
@@ -354,13 +354,14 @@ def judge_answers(
     docs: Sequence[Mapping[str, Any]],
     answers: Sequence[str],
     report: RatingsReport | None = None,
+    repeat: int = 0,
 ) -> list[dict[str, Verdict]]:
-    """Rate each answer for its question's trait and for fluency.
+    """Rate each answer for its question's trait and for fluency, as the asking of that number.
 
     Returns:
         For each answer ``{"trait": verdict, "fluency": verdict}``.
     """
-    verdicts = list(rate_all(create_judge(judge), rating_requests(docs, answers), report))
+    verdicts = list(rate_all(create_judge(judge), rating_requests(docs, answers, repeat), report))
     return [
         {"trait": trait_verdict, "fluency": fluency_verdict}
         for trait_verdict, fluency_verdict in zip(verdicts[::2], verdicts[1::2], strict=True)

@@ -6,7 +6,7 @@ Every figure in them is in the JSON; the page may show a few answers beside it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from personalitybench.errors import DataError
 from personalitybench.files import read_json, write_atomically
 from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.plots import HOW_TO_GET_PLOTS, can_plot, sweep_figure
-from personalitybench.leaderboard.schema import Composite, Leaderboard, Row, Sweep
+from personalitybench.leaderboard.schema import Composite, Leaderboard, MethodId, Row, Sweep
 from personalitybench.resources import bundled
 from personalitybench.strengths import show_strength
 from personalitybench.traits import TARGETS, TRAIT_NAMES
@@ -55,24 +55,31 @@ def read_board(path: Path) -> Leaderboard:
 
 
 def row_labels(board: Leaderboard) -> dict[str, str]:
-    """What to call each row: its method with the strength, and with settings where rows differ in nothing else.
+    """What to call each row, by its id; see :func:`method_labels`."""
+    return method_labels({row.id: (row.identity.model.name, row.identity.method) for row in board.rows})
+
+
+def method_labels(methods: Mapping[str, tuple[str, MethodId]]) -> dict[str, str]:
+    """What to call each method: its name with the strength, and with settings where a model has it twice.
+
+    Args:
+        methods: Name of the model and the method, by any key.
 
     Returns:
-        Label by row id, e.g. ``p2``, ``npti at 1.4``, ``npti at 0.6–1.4`` (targets have their own),
+        Label by key, e.g. ``p2``, ``npti at 1.4``, ``npti at 0.6–1.4`` (targets have their own),
         ``few_shot (examples=4)``.
     """
-    plain = {row.id: _plain_label(row) for row in board.rows}
-    known = Counter((row.identity.model.name, plain[row.id]) for row in board.rows)
+    plain = {key: _plain_label(method) for key, (_, method) in methods.items()}
+    known = Counter((model, plain[key]) for key, (model, _) in methods.items())
     labels = {}
-    for row in board.rows:
-        settings = ", ".join(f"{key}={value}" for key, value in row.identity.method.settings.items())
-        ambiguous = known[row.identity.model.name, plain[row.id]] > 1
-        labels[row.id] = f"{plain[row.id]} ({settings})" if ambiguous and settings else plain[row.id]
+    for key, (model, method) in methods.items():
+        settings = ", ".join(f"{name}={value}" for name, value in method.settings.items())
+        ambiguous = known[model, plain[key]] > 1
+        labels[key] = f"{plain[key]} ({settings})" if ambiguous and settings else plain[key]
     return labels
 
 
-def _plain_label(row: Row) -> str:
-    method = row.identity.method
+def _plain_label(method: MethodId) -> str:
     return method.name if method.strength is None else f"{method.name} at {show_strength(method.strength)}"
 
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from rich.table import Table
 
-from personalitybench.judging import create_judge
+from personalitybench.judging import RatingRequest, create_judge
 from personalitybench.judging.paid import paid_judges, share_budget
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.stages import Run
+
+
+class ToRate(Protocol):
+    """Where answers are that judges have not rated yet: a run, a folder of lm-eval, a comparison."""
+
+    def to_rate(self, judge: str) -> Iterable[RatingRequest]:
+        """What a judge would be asked."""
 
 
 def set_budget(judges: Sequence[str], budget: float | None) -> None:
@@ -36,7 +43,7 @@ def report_spending(judges: Sequence[str], progress: RunProgress) -> None:
         )
 
 
-def estimate_table(run: Run, judges: Sequence[str]) -> Table:
+def estimate_table(answers: ToRate, judges: Sequence[str]) -> Table:
     """What the judges would be asked, and what that would cost, guessed before anything is sent."""
     table = Table(
         "judge", "ratings", "there", "calls", "tokens sent (estimate)", "written (at most)", "cost (estimate)"
@@ -44,9 +51,9 @@ def estimate_table(run: Run, judges: Sequence[str]) -> Table:
     for judge in judges:
         paid = paid_judges(create_judge(judge))
         if not paid:
-            table.add_row(judge, f"{sum(1 for _ in run.to_rate(judge)):,}", "", "", "", "", "free")
+            table.add_row(judge, f"{sum(1 for _ in answers.to_rate(judge)):,}", "", "", "", "", "free")
         for name, asked in paid.items():
-            found = asked.estimate(run.to_rate(judge))
+            found = asked.estimate(answers.to_rate(judge))
             dollars = "no price known" if found.dollars is None else f"${found.dollars:.2f} ({asked.prices.about})"
             numbers = (found.ratings, found.kept, found.calls, found.prompt_tokens, found.completion_tokens)
             table.add_row(name, *(f"{number:,}" for number in numbers), dollars)

@@ -6,7 +6,7 @@ where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,6 @@ from personalitybench.backends.needs import CAPABILITIES, check_needs
 from personalitybench.errors import ModelError, StorageError
 from personalitybench.files import Sheet
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
-from personalitybench.judging.paid import describe_spending, paid_judges
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
@@ -39,12 +38,12 @@ from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.fits import Fit
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
+from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, without_verdict
 from personalitybench.runs.store import CallFolder, RunFolder
 from personalitybench.runs.suite import ModelSpec, Suite
 from personalitybench.strengths import strength_for
 from personalitybench.tasks import (
     PersonalityTask,
-    judge_answers,
     judge_fingerprint,
     rating_requests,
     tasks_folder,
@@ -53,8 +52,6 @@ from personalitybench.traits import Target
 from personalitybench.versions import package_versions
 
 STAGES = ("fit", "tune", "generate", "judge", "score")
-RATINGS = 2
-"""Of an answer: for its trait and for fluency."""
 
 
 class Run:
@@ -75,6 +72,11 @@ class Run:
         self._commits: dict[str, str] = {}
         self._choices: dict[Path, Sweep] = {}
         self._loaded: tuple[str, LM] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where answers, ratings and boards go."""
+        return self.store.folder
 
     def check(self) -> None:
         """Refuse what cannot work before anything runs: unknown names, wrong settings, needs that are not met.
@@ -147,12 +149,20 @@ class Run:
     def to_rate(self, judge: str) -> Iterator[RatingRequest]:
         """What a judge would be asked by :meth:`judge`: the ratings that no file of this run has yet."""
         fingerprint = judge_fingerprint(judge)
+        for folder, target, rows in self.answered():
+            answers = list(without_verdict(rows, folder.ratings(target, fingerprint)))
+            yield from rating_requests(answers, [row["answer"] for row in answers])
+
+    def answered(self) -> Iterator[tuple[CallFolder, Target, list[dict[str, Any]]]]:
+        """The answers of the board, a target of a call at a time, with the folder that they and their ratings lie in.
+
+        Raises:
+            StorageError: Some are not there yet.
+        """
         for call in self._reported():
             folder = self._call_folder(call)
             for target in self.targets:
-                judged = _judged_ids(folder.ratings(target, fingerprint))
-                answers = [row for row in self._complete_answers(folder, target, call) if row["id"] not in judged]
-                yield from rating_requests(answers, [row["answer"] for row in answers])
+                yield folder, target, self._complete_answers(folder, target, call)
 
     def score(self, judges: Sequence[str] = ()) -> dict[str, tuple[Leaderboard, list[Example]]]:
         """Aggregate into one board for each judge, with a few answers to show beside it.
@@ -226,11 +236,11 @@ class Run:
                 ]
                 pending = [(answers, ratings) for answers, ratings in pairs if not ratings.complete]
                 total = sum(len(answers) for answers, _ in pending)
-                done = sum(len(_judged_ids(ratings)) for _, ratings in pending)
-                label, note = f"{self._title(call)} by {judge}", _cost_so_far(judge)
+                done = sum(len(judged_ids(ratings)) for _, ratings in pending)
+                label, note = f"{self._title(call)} by {judge}", cost_so_far(judge)
                 with self.progress.stage(name, label, total=total, done=done, unit="answers", note=note) as stage:
                     for answers, ratings in pending:
-                        self._rate(judge, answers, ratings, stage)
+                        rate_missing(judge, answers, ratings, stage)
                         ratings.finish()
 
     # What the stages share.
@@ -309,25 +319,6 @@ class Run:
                 for target, new in rows.items():
                     sheets[target].lines.append(new)
                 stage.advance(sum(map(len, rows.values())))
-
-    def _rate(self, judge: str, answers: list[dict[str, Any]], ratings: Sheet, stage: Any) -> None:
-        judged = _judged_ids(ratings)
-        missing = [row for row in answers if row["id"] not in judged]
-        at_a_time = create_judge(judge).at_a_time
-        for start in range(0, len(missing), at_a_time):
-            chunk = missing[start : start + at_a_time]
-            rated = 0
-
-            def report(more: int) -> None:
-                nonlocal rated
-                stage.advance((rated + more) // RATINGS - rated // RATINGS)
-                rated += more
-
-            verdicts = judge_answers(judge, chunk, [row["answer"] for row in chunk], report)
-            ratings.lines.append(
-                {"id": row["id"], **{aspect: verdict.to_json() for aspect, verdict in found.items()}}
-                for row, found in zip(chunk, verdicts, strict=True)
-            )
 
     def _complete_answers(
         self, folder: CallFolder, target: Target, call: Call, stage: str = "generate"
@@ -438,13 +429,3 @@ def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:
         "prompt": request.args[0],
         "answer": answer or "",
     }
-
-
-def _cost_so_far(judge: str) -> Callable[[], str] | None:
-    """What progress tells of a judge that costs money."""
-    made = create_judge(judge)
-    return (lambda: describe_spending(made)) if paid_judges(made) else None
-
-
-def _judged_ids(ratings: Sheet) -> set[str]:
-    return {row["id"] for row in ratings.lines.read()}
