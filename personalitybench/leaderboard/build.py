@@ -67,6 +67,7 @@ class Cell:
 def build_board(
     name: str,
     cells: Iterable[Cell],
+    *,
     caveat: str = "",
     source: str = "",
     sweeps: Sequence[Sweep] = (),

@@ -8,12 +8,9 @@ from personalitybench.files import content_hash
 from personalitybench.judging import Judge
 from personalitybench.judging.attack_ratings import AttackRatings, RatedAttack
 from personalitybench.judging.attacks import ATTACKS, KINDS, QUESTIONS, answers_sha256, attack_answers
-from personalitybench.judging.base import fingerprint
 from personalitybench.leaderboard.build import Cell, Collected, JudgedAnswer, collect, composites
 from personalitybench.leaderboard.schema import Floor, Floors, Provenance
 from personalitybench.traits import TARGETS
-
-NOT_RATED = "they were not rated yet"
 
 
 def floor_ratings(judge: Judge) -> AttackRatings:
@@ -21,7 +18,7 @@ def floor_ratings(judge: Judge) -> AttackRatings:
     return AttackRatings(judge, QUESTIONS, ATTACKS)
 
 
-def build_floors(judge: Judge, why_missing: str = "") -> Floors:
+def build_floors(judge: Judge, why_missing: str) -> Floors:
     """Build the floors from the ratings that are kept on this machine; nothing is rated.
 
     Args:
@@ -30,7 +27,7 @@ def build_floors(judge: Judge, why_missing: str = "") -> Floors:
     """
     rated = floor_ratings(judge).read()
     if rated is None:
-        return missing_floors(why_missing or NOT_RATED)
+        return missing_floors(why_missing)
     rows = [build_floor(kind, [one for one in rated if one.answer.kind == kind]) for kind in ATTACKS]
     return Floors(questions=QUESTIONS, answers_sha256=_answers_hash(), rows=rows)
 
@@ -77,11 +74,6 @@ def collect_attacks(kind: str, rated: Sequence[RatedAttack]) -> Collected:
         for target in TARGETS
     ]
     return collect(cells)
-
-
-def is_judge(judge: Judge, rated_by: dict[str, str]) -> bool:
-    """Whether ratings are by this very judge: profile and rubric are the same."""
-    return fingerprint(judge) == rated_by
 
 
 def _answers_hash() -> str:
