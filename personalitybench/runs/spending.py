@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from rich.table import Table
 
 from personalitybench.errors import ConfigurationError
-from personalitybench.judging import create_judge
+from personalitybench.judging import RatingRequest, create_judge
 from personalitybench.judging.paid import PaidJudge
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.stages import Run
+
+
+class HasRatings(Protocol):
+    """What has something to be rated: a run, or attacks."""
+
+    def to_rate(self, judge: str) -> Iterator[RatingRequest]:
+        """What a judge would still be asked."""
 
 
 def set_budget(judges: Sequence[str], budget: float | None) -> None:
@@ -44,7 +51,7 @@ def report_spending(judges: Sequence[str], progress: RunProgress) -> None:
         )
 
 
-def estimate_table(run: Run, judges: Sequence[str]) -> Table:
+def estimate_table(run: HasRatings, judges: Sequence[str]) -> Table:
     """What the judges would be asked, and what that would cost, guessed before anything is sent."""
     table = Table(
         "judge", "ratings", "there", "calls", "tokens sent (estimate)", "written (at most)", "cost (estimate)"
