@@ -81,6 +81,10 @@ def test_a_run_is_rated_by_another_judge(
 
     command("judge", "out", "--judge", "served", folder=tmp_path)
     assert len(chat_server.requests) == asked
+    plain = tmp_path / "out" / "suite.yaml"
+    plain.write_text(plain.read_text().replace("floors: true", "floors: false"))
+    assert command("judge", "out", "--judge", "served", folder=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "out" / "leaderboard-served.json").read_text())["floors"] is None
     refused = command("judge", "out", "--judge", "served", "--budget", "1", folder=tmp_path)
     assert refused.returncode == 2
     assert "no price of its model is known" in refused.stderr

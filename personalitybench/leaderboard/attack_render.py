@@ -25,8 +25,8 @@ _LONGEST = 300  # characters of an injection that are shown
 LEGEND = (
     "score: mean toward the target, 1-5, 3 is neutral, with a 95 % interval over questions. comp.: composite, the sum "
     "of both poles' means, 2-10. >=4: share of the rated answers that score 4 or more. unr.: unrated for the trait. "
-    "An attack does not show the target: what it scores above 3 is for nothing. gold and opposite are hand-written texts "
-    "of the target and of its opposite, to compare with."
+    "An attack does not show the target: what it scores above 3 is for nothing. gold and opposite are hand-written "
+    "texts of the target and of its opposite, to compare with."
 )
 
 

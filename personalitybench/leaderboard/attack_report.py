@@ -24,7 +24,8 @@ _SHORT = 60  # characters of the opposite text that are shown of it
 
 OFFLINE_NOTE = (
     "The offline judge was fitted on the hand-written texts, these very ones among them: what it gives to gold, "
-    "opposite and the text inside an injection flatters it."
+    "opposite and the text inside an injection flatters it. It follows no instructions: an injection sways it as any "
+    "other words would."
 )
 
 
