@@ -264,16 +264,17 @@ def board_from_lm_eval(
     folders: Annotated[list[Path], typer.Argument(help="Folders given to lm_eval as --output_path.")],
     output: Annotated[Path, typer.Option(help="Folder for the board.")] = Path("board"),
     name: Annotated[str, typer.Option(help="Name of the board.")] = "lm-eval",
+    floors: Annotated[
+        bool, typer.Option(help="Floors: what the judge gives to answers that show no trait; rated once on a machine.")
+    ] = True,
 ) -> None:
     """Make a board from lm-eval's results and samples (`--output_path ... --log_samples`)."""
-    from personalitybench.judging import create_judge  # noqa: PLC0415
-    from personalitybench.leaderboard.build import build_board  # noqa: PLC0415
     from personalitybench.leaderboard.examples import pick_examples  # noqa: PLC0415
-    from personalitybench.leaderboard.lm_eval_results import read_cells  # noqa: PLC0415
+    from personalitybench.runs.lm_eval_board import board_of_folders  # noqa: PLC0415
 
-    cells = [cell for folder in folders for cell in read_cells(folder)]
-    caveat = create_judge(cells[0].judge["id"]).profile.caveat if cells else ""
-    _show_and_write(build_board(name, cells, caveat=caveat), output, pick_examples(cells))
+    with _resumable():
+        board, cells = board_of_folders(folders, name, _console(), floors=floors)
+    _show_and_write(board, output, pick_examples(cells))
 
 
 @boards_app.command("show")

@@ -31,7 +31,7 @@ from personalitybench.judging import (
     rate_all,
     verdict_from_json,
 )
-from personalitybench.judging.base import Rating
+from personalitybench.judging.base import Rating, fingerprint
 from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, create_method
 from personalitybench.metrics.fluency import TEXT_MEASURES, measure_text
 from personalitybench.prompts import load_wording
@@ -370,12 +370,7 @@ def judge_answers(
 
 def judge_fingerprint(name: str) -> dict[str, str]:
     """Identity of a judge as a row records it."""
-    judge = create_judge(name)
-    return {
-        "id": judge.profile.id,
-        "profile_sha256": judge.profile.sha256,
-        "rubric_sha256": judge.rubric_sha256,
-    }
+    return fingerprint(create_judge(name))
 
 
 def score_document(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:

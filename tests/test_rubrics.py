@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from personalitybench.errors import ConfigurationError
 from personalitybench.judging import FLUENCY, Rating, RatingRequest, rubrics
+from personalitybench.judging.attacks import hostile_texts
 from personalitybench.judging.rubrics import Rubric, fence, load_rubric, rubric_names
 from personalitybench.resources import bundled
 from personalitybench.traits import BIG_FIVE, TRAIT_NAMES
-from tests.judging_attacks import ATTACKS
 
+ATTACKS = hostile_texts()
 PROJECT = load_rubric("project")
 ASPECTS = (*TRAIT_NAMES, FLUENCY)
 QUESTION = "A friend asks you to a party. What do you do?"

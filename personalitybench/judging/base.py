@@ -258,6 +258,15 @@ def create_judge(name: str) -> Judge:
     return judges.get(profile.provider)(profile)
 
 
+def fingerprint(judge: Judge) -> dict[str, str]:
+    """Identity of a judge, as a row records it."""
+    return {
+        "id": judge.profile.id,
+        "profile_sha256": judge.profile.sha256,
+        "rubric_sha256": judge.rubric_sha256,
+    }
+
+
 def rate_all(judge: Judge, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
     """Run :meth:`Judge.rate` from code that is not asynchronous, also inside a running loop (a notebook)."""
     if not items:

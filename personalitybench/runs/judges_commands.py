@@ -93,3 +93,38 @@ def compare(
     except KeyboardInterrupt:
         typer.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
         raise typer.Exit(130) from None
+
+
+@judges_app.command(
+    "attack",
+    epilog="Examples: `personalitybench judges attack offline` · "
+    "`personalitybench judges attack offline my-server.yaml --output attacks` · "
+    "`personalitybench judges attack gpt-4o-2024-08-06 --questions 8 --dry-run`",
+)
+def attack(
+    judges: Annotated[list[str], typer.Argument(help="Judges: ids or profile files; `judges list` lists them.")],
+    *,
+    questions: Annotated[int, typer.Option(min=1, help="Questions of each trait; 4 are those of the floors.")] = 4,
+    output: Annotated[
+        Path | None, typer.Option(help="Write attacks.json, attacks.md and the page attacks.html here, too.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+) -> None:
+    """Show how each judge fares on answers that try to take it in.
+
+    Bland, keyword-stuffed, persona-echoing and injecting answers to questions of the sample, and hand-written texts
+    of both poles to compare with. Interrupt it when you like: what is rated is kept, and counts for the floors of
+    boards, too.
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from personalitybench.runs.attack_command import attack_judges  # noqa: PLC0415
+
+    try:
+        attack_judges(judges, questions, output, Console(), budget=budget, dry_run=dry_run)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None

@@ -28,14 +28,16 @@ from personalitybench.files import Sheet
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
+from personalitybench.leaderboard.floors import build_floors, floor_ratings
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
-from personalitybench.leaderboard.schema import Leaderboard, Provenance, Sweep
+from personalitybench.leaderboard.schema import Floors, Leaderboard, Provenance, Sweep
 from personalitybench.methods import Artifact, MethodContext, create_method
 from personalitybench.prompts import load_wording
 from personalitybench.questions import QuestionSource, shared_source
 from personalitybench.runs import tuning
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.fits import Fit
+from personalitybench.runs.floors import rate_floors
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, without_verdict
@@ -52,6 +54,7 @@ from personalitybench.traits import Target
 from personalitybench.versions import package_versions
 
 STAGES = ("fit", "tune", "generate", "judge", "score")
+_FLOORS_LATER = "they were not rated yet: the stage 'judge' does it"
 
 
 class Run:
@@ -71,6 +74,7 @@ class Run:
         self._arguments: dict[str, dict[str, Any]] = {}
         self._commits: dict[str, str] = {}
         self._choices: dict[Path, Sweep] = {}
+        self._floors: dict[str, Floors] = {}
         self._loaded: tuple[str, LM] | None = None
 
     @property
@@ -139,19 +143,24 @@ class Run:
         self._ask(self._reported(), "generate")
 
     def judge(self, judges: Sequence[str] = ()) -> None:
-        """Have every answer rated that has no verdict yet; needs no model of the suite.
+        """Have every answer rated that has no verdict yet, and then the floors; needs no model of the suite.
 
         Args:
             judges: By whom; the suite's judges if empty.
         """
-        self._have_rated(self._reported(), judges or self.suite.judges, "judge")
+        judges = judges or self.suite.judges
+        self._have_rated(self._reported(), judges, "judge")
+        if self.suite.floors:
+            self._floors = {judge: rate_floors(judge, self.progress) for judge in judges}
 
     def to_rate(self, judge: str) -> Iterator[RatingRequest]:
-        """What a judge would be asked by :meth:`judge`: the ratings that no file of this run has yet."""
+        """What a judge would be asked by :meth:`judge`: the ratings that are in no file yet, floors included."""
         fingerprint = judge_fingerprint(judge)
         for folder, target, rows in self.answered():
             answers = list(without_verdict(rows, folder.ratings(target, fingerprint)))
             yield from rating_requests(answers, [row["answer"] for row in answers])
+        if self.suite.floors:
+            yield from floor_ratings(create_judge(judge)).requests()
 
     def answered(self) -> Iterator[tuple[CallFolder, Target, list[dict[str, Any]]]]:
         """The answers of the board, a target of a call at a time, with the folder that they and their ratings lie in.
@@ -175,8 +184,9 @@ class Run:
         for judge in judges or self.suite.judges:
             fingerprint = judge_fingerprint(judge)
             cells = [cell for call in self._reported() for cell in self._cells(call, fingerprint)]
-            caveat = create_judge(judge).profile.caveat
-            board = build_board(self.suite.name, cells, caveat=caveat, sweeps=sweeps)
+            made_by = create_judge(judge)
+            floors = self._floors.get(judge) or build_floors(made_by, _FLOORS_LATER) if self.suite.floors else None
+            board = build_board(self.suite.name, cells, caveat=made_by.profile.caveat, sweeps=sweeps, floors=floors)
             boards[judge] = (board, pick_examples(cells))
         return boards
 
