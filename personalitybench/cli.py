@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -20,7 +20,6 @@ from personalitybench.runs.judges_commands import judges_app
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from personalitybench.leaderboard.examples import Example
     from personalitybench.leaderboard.schema import Leaderboard
 
 app = typer.Typer(
@@ -268,13 +267,14 @@ def board_from_lm_eval(
         bool, typer.Option(help="Floors: what the judge gives to answers that show no trait; rated once on a machine.")
     ] = True,
 ) -> None:
-    """Make a board from lm-eval's results and samples (`--output_path ... --log_samples`)."""
-    from personalitybench.leaderboard.examples import pick_examples  # noqa: PLC0415
-    from personalitybench.runs.lm_eval_board import board_of_folders  # noqa: PLC0415
+    """Make a board of each judge from lm-eval's results and samples (`--output_path ... --log_samples`)."""
+    from personalitybench.runs.boards import publish  # noqa: PLC0415
+    from personalitybench.runs.lm_eval_board import boards_of_folders  # noqa: PLC0415
 
+    console = _console()
     with _resumable():
-        board, cells = board_of_folders(folders, name, _console(), floors=floors)
-    _show_and_write(board, output, pick_examples(cells))
+        boards = boards_of_folders(folders, name, console, floors=floors)
+    publish(boards, output, list(boards)[:1], console)
 
 
 @boards_app.command("show")
@@ -288,14 +288,14 @@ def board_show(
     _show_and_write(read_board(board), output)
 
 
-def _show_and_write(board: Leaderboard, output: Path | None, examples: Sequence[Example] = ()) -> None:
+def _show_and_write(board: Leaderboard, output: Path | None) -> None:
     from personalitybench.leaderboard.render import write_board  # noqa: PLC0415
     from personalitybench.leaderboard.summary import board_table  # noqa: PLC0415
 
     console = _console()
     console.print(board_table(board))
     if output is not None:
-        for path in write_board(board, output, examples=examples):
+        for path in write_board(board, output):
             console.print(str(path), highlight=False, soft_wrap=True)
 
 

@@ -133,7 +133,7 @@ class JudgeProfile(BaseModel):
     """A judge as a file (``judges/*.yaml``).
 
     Attributes:
-        id: Its name; names the filter in lm-eval and the board in a leaderboard.
+        id: Its name; names the filter in lm-eval and the board in a leaderboard, and stands in the names of files.
         provider: Registered class that does the rating.
         summary: One line for lists.
         caveat: What a reader of its numbers must know; printed with every board.
@@ -144,7 +144,7 @@ class JudgeProfile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(min_length=1)
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     provider: str
     summary: str
     caveat: str = ""

@@ -12,6 +12,9 @@ from personalitybench.leaderboard.build import Cell, Collected, JudgedAnswer, co
 from personalitybench.leaderboard.schema import Floor, Floors, Provenance
 from personalitybench.traits import TARGETS
 
+FLOORS_LATER = "they were not rated yet: 'personalitybench judge' does it, and the stage 'judge' of a run"
+"""Why a board has none that is made of ratings that are there."""
+
 
 def floor_ratings(judge: Judge) -> AttackRatings:
     """Ratings of what floors are made of."""

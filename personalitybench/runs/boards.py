@@ -27,7 +27,7 @@ def publish(
     """
     paths = []
     for judge, (board, examples) in boards.items():
-        stem = "leaderboard" if judge in judges[:1] else f"leaderboard-{Path(judge).stem}"
+        stem = "leaderboard" if judge in judges[:1] else f"leaderboard-{board.judge.id}"
         paths += write_board(board, folder, stem, examples)
     for board, _ in boards.values():
         console.print(board_table(board))

@@ -22,8 +22,10 @@ from personalitybench.files import Sheet, locked, sha256_file
 from personalitybench.judging import RatingRequest, create_judge
 from personalitybench.leaderboard.build import Cell, build_board, collect, group_cells
 from personalitybench.leaderboard.examples import Example, pick_examples
+from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
 from personalitybench.leaderboard.lm_eval_results import TaskResults, read_tasks
-from personalitybench.leaderboard.schema import Leaderboard
+from personalitybench.leaderboard.schema import Floors, Leaderboard
+from personalitybench.runs.floors import rate_floors
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing
 from personalitybench.runs.store import judge_name
@@ -46,6 +48,7 @@ class LmEvalFolder:
         self.folder = folder if folder.is_dir() else folder.parent
         self.progress = progress
         self._hashes: dict[Path, str] = {}
+        self._floors: dict[str, Floors] = {}
 
     @cached_property
     def tasks(self) -> list[TaskResults]:
@@ -92,7 +95,7 @@ class LmEvalFolder:
             yield from ((row["id"], row) for row in sheet.lines.read())
 
     def judge(self, judges: Sequence[str]) -> None:
-        """Have every answer rated that has no verdict yet."""
+        """Have every answer rated that has no verdict yet, and then the floors."""
         for task in self.tasks:
             for judge in judges:
                 fingerprint = judge_fingerprint(judge)
@@ -107,15 +110,17 @@ class LmEvalFolder:
                 )
                 self._rate(task, judge, sheet)
                 sheet.finish()
+        self._floors = {judge: rate_floors(judge, self.progress) for judge in judges}
 
     def to_rate(self, judge: str) -> Iterator[RatingRequest]:
-        """What a judge would be asked by :meth:`judge`: the ratings that no file of this folder has yet."""
+        """What a judge would be asked by :meth:`judge`: the ratings that are in no file yet, floors included."""
         fingerprint = judge_fingerprint(judge)
         for task in self.tasks:
             there = {identity for identity, _ in self.verdicts(task, fingerprint)}
             for row in task.answers():
                 if row["id"] not in there:
                     yield from rating_requests([row], [row["answer"]])
+        yield from floor_ratings(create_judge(judge)).requests()
 
     def score(self, judges: Sequence[str]) -> dict[str, tuple[Leaderboard, list[Example]]]:
         """Aggregate into one board for each judge, with a few answers to show beside it.
@@ -127,7 +132,9 @@ class LmEvalFolder:
         for judge in judges:
             fingerprint = judge_fingerprint(judge)
             cells = [task.cell(fingerprint, self.verdicts(task, fingerprint)) for task in self.tasks]
-            board = build_board(_BOARD_NAME, cells, caveat=create_judge(judge).profile.caveat)
+            made_by = create_judge(judge)
+            floors = self._floors.get(judge) or build_floors(made_by, FLOORS_LATER)
+            board = build_board(_BOARD_NAME, cells, caveat=made_by.profile.caveat, floors=floors)
             boards[judge] = (board, pick_examples(cells))
         return boards
 

@@ -28,7 +28,7 @@ from personalitybench.files import Sheet
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
-from personalitybench.leaderboard.floors import build_floors, floor_ratings
+from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
 from personalitybench.leaderboard.schema import Floors, Leaderboard, Provenance, Sweep
 from personalitybench.methods import Artifact, MethodContext, create_method
@@ -54,7 +54,6 @@ from personalitybench.traits import Target
 from personalitybench.versions import package_versions
 
 STAGES = ("fit", "tune", "generate", "judge", "score")
-_FLOORS_LATER = "they were not rated yet: the stage 'judge' does it"
 
 
 class Run:
@@ -185,7 +184,7 @@ class Run:
             fingerprint = judge_fingerprint(judge)
             cells = [cell for call in self._reported() for cell in self._cells(call, fingerprint)]
             made_by = create_judge(judge)
-            floors = self._floors.get(judge) or build_floors(made_by, _FLOORS_LATER) if self.suite.floors else None
+            floors = self._floors.get(judge) or build_floors(made_by, FLOORS_LATER) if self.suite.floors else None
             board = build_board(self.suite.name, cells, caveat=made_by.profile.caveat, sweeps=sweeps, floors=floors)
             boards[judge] = (board, pick_examples(cells))
         return boards
