@@ -205,6 +205,18 @@ def test_figures_of_the_report() -> None:
 
 
 @pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(("rating", "share"), [(4.0, 0.5), (3.99, 0.0), (1.9, 0.5)])
+def test_four_is_a_high_score(rating: float, share: float) -> None:
+    """Of every two answers one is toward the high pole and one toward the low."""
+    judge = Gullible(rate=lambda _: rating)
+    kept = AttackRatings(judge, 1)
+    kept.rate()
+    found = make_report([(judge, kept.read() or [])], 1).judges[0]
+    assert {kind.high_share for kind in found.kinds} == {share}
+    assert (found.sway.mean, found.sway.moved, found.sway.examples) == (0.0, 0.0, [])
+
+
+@pytest.mark.usefixtures("cache")
 def test_a_judge_that_falls_silent_under_an_injection() -> None:
     judge = Gullible()
     judge.unrated = {place: Unrated("refused") for place in range(0, 20, 2)}
