@@ -129,6 +129,10 @@ def judge(
         float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+    floors: Annotated[
+        bool | None,
+        typer.Option(help="Floors: what the judge gives to answers that show no trait; default: as the suite says."),
+    ] = None,
 ) -> None:
     """Have saved answers rated by a judge, and make its board; the model that wrote them is not needed.
 
@@ -137,7 +141,7 @@ def judge(
     from personalitybench.runs.judge_command import judge_run  # noqa: PLC0415
 
     with _resumable():
-        judge_run(folder, judges or [], _console(), budget=budget, dry_run=dry_run)
+        judge_run(folder, judges or [], _console(), budget=budget, dry_run=dry_run, floors=floors)
 
 
 @app.command(

@@ -237,6 +237,10 @@ class Sheet:
             )
         return True
 
+    def reopen(self) -> None:
+        """Take the manifest away, before lines are added to what was complete."""
+        self.manifest.unlink(missing_ok=True)
+
     def finish(self, **about: Any) -> None:
         """Write the manifest."""
         count = sum(1 for _ in self.lines.read())

@@ -18,7 +18,7 @@ from personalitybench.cli import board_from_lm_eval
 from personalitybench.errors import ConfigurationError, DataError, StorageError
 from personalitybench.judging.base import create_judge
 from personalitybench.runs.judge_command import judge_run
-from tests.chat_server import ChatServer
+from tests.chat_server import ChatServer, Fault
 from tests.lm_eval_folders import run_lm_eval
 from tests.test_judge_command import JUDGE
 
@@ -59,7 +59,7 @@ def copied(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 def judge(folder: Path, *judges: str, dry_run: bool = False) -> str:
     console = Console(record=True, width=160, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
-    judge_run(folder, judges, console, budget=None, dry_run=dry_run)
+    judge_run(folder, judges, console, budget=None, dry_run=dry_run, floors=False)
     return console.export_text()
 
 
@@ -73,12 +73,8 @@ def test_the_board_is_that_of_lm_eval(copied: Callable[[str], Path], tmp_path: P
     assert not sheets(folder)
     judge(folder, "offline")
     judged = copied("both")
-    results = next(judged.rglob("results_*.json"))
-    record = json.loads(results.read_text())
-    for config in record["configs"].values():
-        del config["metadata"]["personalitybench"]["judges"]["other"]  # a board has one judge
-    results.write_text(json.dumps(record))
-    board_from_lm_eval([judged], output=tmp_path / "board")
+    board_from_lm_eval([judged], output=tmp_path / "board", floors=False)
+    assert {path.stem for path in (tmp_path / "board").glob("*.json")} == {"leaderboard", "leaderboard-other"}
     for made, expected in (
         ("leaderboard-offline.json", "leaderboard.json"),
         ("leaderboard-offline.md", "leaderboard.md"),
@@ -134,6 +130,32 @@ def test_it_resumes_and_pays_nothing_twice(
     judge(folder, served)
     assert len(chat_server.requests) == asked + 4
     assert len(sheets(folder)) == 3
+
+
+def test_an_answer_that_the_server_did_not_rate_is_asked_about_again(
+    copied: Callable[[str], Path], chat_server: ChatServer, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failure that says nothing of the answer is not final; a refusal is, where nothing else was amiss."""
+    client = "client: {attempts: 1, concurrency: 1}\n"
+    (tmp_path / "served.yaml").write_text(JUDGE.format(url=chat_server.url) + client)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    served = str(tmp_path / "served.yaml")
+    folder = copied("unjudged")
+    chat_server.script.extend([Fault("garbage"), Fault("500"), Fault("refusal"), None])
+    judge(folder, served)
+    asked = len(chat_server.requests)
+    rows = [json.loads(line) for path in sheets(folder) for line in path.read_text().splitlines()]
+    reasons = [row[aspect].get("unrated") for row in rows for aspect in ("trait", "fluency")]
+    assert sorted(set(filter(None, reasons))) == ["not-text", "refused", "unreachable"]
+    assert "│ served │ 0 " not in judge(folder, served, dry_run=True)
+    judge(folder, served)
+    assert asked < len(chat_server.requests) <= asked + 3
+    board = json.loads((folder / "leaderboard-served.json").read_text())["rows"][0]["targets"]
+    assert {reason for target in board.values() for reason in target["unrated"]} <= {"refused"}
+    asked = len(chat_server.requests)
+    assert "│ served │ 0 " in judge(folder, served, dry_run=True)
+    judge(folder, served)
+    assert len(chat_server.requests) == asked
 
 
 def test_what_cannot_make_a_board_is_refused_before_anything_is_asked(

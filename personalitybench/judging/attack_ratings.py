@@ -22,6 +22,7 @@ from personalitybench.errors import StorageError
 from personalitybench.files import Sheet, cache_folder, content_hash
 from personalitybench.judging.attacks import KINDS, QUESTIONS, AttackAnswer, answers_sha256, attack_answers
 from personalitybench.judging.base import (
+    MAY_PASS,
     Judge,
     RatingRequest,
     RatingsReport,
@@ -31,9 +32,6 @@ from personalitybench.judging.base import (
     rate_all,
     verdict_from_json,
 )
-
-MAY_PASS = frozenset({"unreachable", "not-text"})
-"""Reasons that say nothing of the answer: such an answer is asked about again the next time."""
 
 _WAIT = 5.0  # seconds in silence for another process that rates the same
 

@@ -30,6 +30,9 @@ FLUENCY = "fluency"
 EMPTY_ANSWER = "empty_answer"
 """Reason why an answer without a word is unrated."""
 
+MAY_PASS = frozenset({"unreachable", "not-text"})
+"""Reasons of being unrated that say nothing of the answer: it is asked about again the next time."""
+
 FOLDER_VARIABLE = "PERSONALITYBENCH_JUDGES"
 """Environment variable that names a folder of the user's own profiles."""
 

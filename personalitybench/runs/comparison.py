@@ -16,14 +16,12 @@ from personalitybench.errors import ConfigurationError
 from personalitybench.files import Sheet, cache_folder, content_hash, locked
 from personalitybench.judging import RatingRequest, Verdict, verdict_from_json
 from personalitybench.judging.agreement.table import ASPECTS, Aspect, Column, ComparedAnswer, RatingTable, Verdicts
+from personalitybench.judging.base import MAY_PASS
 from personalitybench.runs.answer_sources import AnswerSource, Judge, sample_answers
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, without_verdict
 from personalitybench.runs.store import judge_name
 from personalitybench.tasks import judge_fingerprint, rating_requests
-
-AGAIN = ("unreachable", "not-text")
-"""Reasons of being unrated that another time may not meet: the server could not be reached, or sent what is no text."""
 
 
 class Comparison:
@@ -85,7 +83,7 @@ class Comparison:
         known = self.source.known(fingerprint)
         for repeat in range(self.repeats):
             rows = self._to_ask({} if repeat else known)
-            for row in without_verdict(rows, self._sheet(fingerprint, repeat), AGAIN):
+            for row in without_verdict(rows, self._sheet(fingerprint, repeat), MAY_PASS):
                 yield from rating_requests([row], [row["answer"]], repeat)
 
     def rate(self) -> RatingTable:
@@ -117,11 +115,11 @@ class Comparison:
 
     def _ask(self, judge: str, rows: Sequence[dict[str, Any]], sheet: Sheet, repeat: int) -> None:
         ids = {row["id"] for row in rows}
-        done = len(ids & judged_ids(sheet, AGAIN))
+        done = len(ids & judged_ids(sheet, MAY_PASS))
         label = f"{Path(judge).stem} once more ({repeat})" if repeat else Path(judge).stem
         note = cost_so_far(judge)
         with self.progress.stage("compare", label, total=len(rows), done=done, unit="answers", note=note) as stage:
-            rate_missing(judge, rows, sheet, stage, repeat=repeat, again=AGAIN)
+            rate_missing(judge, rows, sheet, stage, repeat=repeat, again=MAY_PASS)
 
     def _to_ask(self, known: Verdicts) -> list[dict[str, Any]]:
         """The answers whose verdicts are not all known from where they lie."""

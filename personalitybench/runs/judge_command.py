@@ -17,21 +17,30 @@ from personalitybench.runs.stages import Run
 from personalitybench.runs.suite import load_suite
 
 
-def judge_run(folder: Path, judges: Sequence[str], console: Console, *, budget: float | None, dry_run: bool) -> None:
+def judge_run(
+    folder: Path,
+    judges: Sequence[str],
+    console: Console,
+    *,
+    budget: float | None,
+    dry_run: bool,
+    floors: bool | None = None,
+) -> None:
     """Rate the answers that a judge has not rated yet, and make its board.
 
     Args:
         folder: Of a run, or one that lm_eval was given as ``--output_path``.
         judges: Ids of profiles, or profile files; the suite's judges if empty.
         console: Where progress and tables go.
-        budget: US dollars that the call may cost in all; None for no limit.
+        budget: US dollars that each judge may cost; None for no limit.
         dry_run: Only tell what it would take.
+        floors: Whether boards have floors; None: as the suite says, and for lm-eval's answers yes.
 
     Raises:
         PersonalityBenchError: Something is wrong; what was finished is kept.
     """
     with RunProgress(console) as progress:
-        run, own = open_answers(folder, progress)
+        run, own = open_answers(folder, progress, floors)
         wanted = list(judges) or own
         if not wanted:
             raise ConfigurationError(
@@ -50,12 +59,15 @@ def judge_run(folder: Path, judges: Sequence[str], console: Console, *, budget: 
     publish(boards, run.folder, own, console)
 
 
-def open_answers(folder: Path, progress: RunProgress) -> tuple[Run | LmEvalFolder, list[str]]:
+def open_answers(
+    folder: Path, progress: RunProgress, floors: bool | None = None
+) -> tuple[Run | LmEvalFolder, list[str]]:
     """Open a folder of answers.
 
     Args:
         folder: Of a run, or one that lm_eval was given as ``--output_path``.
         progress: Where progress is shown.
+        floors: As for :func:`judge_run`.
 
     Returns:
         The answers, and the judges that their suite names; lm-eval's have none.
@@ -66,9 +78,11 @@ def open_answers(folder: Path, progress: RunProgress) -> tuple[Run | LmEvalFolde
     suite_file = folder / "suite.yaml"
     if suite_file.is_file():
         suite = load_suite(str(suite_file))
+        if floors is not None:
+            suite = suite.model_copy(update={"floors": floors})
         return Run(suite, folder, progress), list(suite.judges)
     if holds_results(folder):
-        return LmEvalFolder(folder, progress), []
+        return LmEvalFolder(folder, progress, floors=floors is not False), []
     raise StorageError(
         f"{folder} holds no run (suite.yaml is missing) and no results of lm_eval (results_*.json): name the folder of "
         "a run, such as runs/demo, or one that lm_eval was given as --output_path"

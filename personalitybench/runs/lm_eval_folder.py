@@ -20,6 +20,7 @@ from typing import Any
 from personalitybench.errors import DataError
 from personalitybench.files import Sheet, locked, sha256_file
 from personalitybench.judging import RatingRequest, create_judge
+from personalitybench.judging.base import MAY_PASS
 from personalitybench.leaderboard.build import Cell, build_board, collect, group_cells
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
@@ -27,7 +28,7 @@ from personalitybench.leaderboard.lm_eval_results import TaskResults, read_tasks
 from personalitybench.leaderboard.schema import Floors, Leaderboard
 from personalitybench.runs.floors import rate_floors
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing
+from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, stays
 from personalitybench.runs.store import judge_name
 from personalitybench.tasks import judge_fingerprint, rating_requests
 
@@ -41,12 +42,14 @@ class LmEvalFolder:
     Args:
         folder: The folder, or one of its results files.
         progress: Where progress is shown.
+        floors: Whether its boards have floors.
     """
 
-    def __init__(self, folder: Path, progress: RunProgress) -> None:
+    def __init__(self, folder: Path, progress: RunProgress, *, floors: bool = True) -> None:
         self.source = folder
         self.folder = folder if folder.is_dir() else folder.parent
         self.progress = progress
+        self.has_floors = floors
         self._hashes: dict[Path, str] = {}
         self._floors: dict[str, Floors] = {}
 
@@ -100,8 +103,9 @@ class LmEvalFolder:
             for judge in judges:
                 fingerprint = judge_fingerprint(judge)
                 sheet = self.ratings(task, fingerprint)
-                if sheet.complete:
+                if sheet.complete and not _has_passing(sheet):
                     continue
+                sheet.reopen()
                 done = judged_ids(sheet)
                 sheet.lines.append(
                     {"id": identity, "trait": row["trait"], "fluency": row["fluency"]}
@@ -110,17 +114,19 @@ class LmEvalFolder:
                 )
                 self._rate(task, judge, sheet)
                 sheet.finish()
-        self._floors = {judge: rate_floors(judge, self.progress) for judge in judges}
+        if self.has_floors:
+            self._floors = {judge: rate_floors(judge, self.progress) for judge in judges}
 
     def to_rate(self, judge: str) -> Iterator[RatingRequest]:
         """What a judge would be asked by :meth:`judge`: the ratings that are in no file yet, floors included."""
         fingerprint = judge_fingerprint(judge)
         for task in self.tasks:
-            there = {identity for identity, _ in self.verdicts(task, fingerprint)}
+            there = {identity for identity, row in self.verdicts(task, fingerprint) if stays(row, MAY_PASS)}
             for row in task.answers():
                 if row["id"] not in there:
                     yield from rating_requests([row], [row["answer"]])
-        yield from floor_ratings(create_judge(judge)).requests()
+        if self.has_floors:
+            yield from floor_ratings(create_judge(judge)).requests()
 
     def score(self, judges: Sequence[str]) -> dict[str, tuple[Leaderboard, list[Example]]]:
         """Aggregate into one board for each judge, with a few answers to show beside it.
@@ -133,7 +139,7 @@ class LmEvalFolder:
             fingerprint = judge_fingerprint(judge)
             cells = [task.cell(fingerprint, self.verdicts(task, fingerprint)) for task in self.tasks]
             made_by = create_judge(judge)
-            floors = self._floors.get(judge) or build_floors(made_by, FLOORS_LATER)
+            floors = self._floors.get(judge) or build_floors(made_by, FLOORS_LATER) if self.has_floors else None
             board = build_board(_BOARD_NAME, cells, caveat=made_by.profile.caveat, floors=floors)
             boards[judge] = (board, pick_examples(cells))
         return boards
@@ -141,7 +147,12 @@ class LmEvalFolder:
     def _rate(self, task: TaskResults, judge: str, sheet: Sheet) -> None:
         label = f"{task.settings['method']['name']} {task.target} by {judge}"
         total = sum(1 for _ in task.answers())
-        done = len(judged_ids(sheet))
+        done = len(judged_ids(sheet, MAY_PASS))
         note = cost_so_far(judge)
         with self.progress.stage("judge", label, total=total, done=done, unit="answers", note=note) as stage:
-            rate_missing(judge, task.answers(), sheet, stage)
+            rate_missing(judge, task.answers(), sheet, stage, again=MAY_PASS)
+
+
+def _has_passing(sheet: Sheet) -> bool:
+    """Whether something was unrated that another time may not be."""
+    return judged_ids(sheet) != judged_ids(sheet, MAY_PASS)

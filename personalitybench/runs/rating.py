@@ -25,11 +25,12 @@ def judged_ids(ratings: Sheet, again: Collection[str] = ()) -> set[str]:
         ratings: The sheet.
         again: Reasons of being unrated that do not count as a verdict.
     """
-    return {
-        row["id"]
-        for row in ratings.lines.read()
-        if not again or all(row[aspect].get("unrated") not in again for aspect in ("trait", "fluency"))
-    }
+    return {row["id"] for row in ratings.lines.read() if stays(row, again)}
+
+
+def stays(row: Row, again: Collection[str]) -> bool:
+    """Whether neither of a row's verdicts is that it is unrated for one of the reasons ``again``."""
+    return not again or all(row[aspect].get("unrated") not in again for aspect in ("trait", "fluency"))
 
 
 def without_verdict(answers: Iterable[Row], ratings: Sheet, again: Collection[str] = ()) -> Iterator[Row]:

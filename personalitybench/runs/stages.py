@@ -6,7 +6,7 @@ where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from personalitybench.backends.needs import CAPABILITIES, check_needs
 from personalitybench.errors import ModelError, StorageError
 from personalitybench.files import Sheet
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
+from personalitybench.judging.base import MAY_PASS
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
@@ -144,11 +145,13 @@ class Run:
     def judge(self, judges: Sequence[str] = ()) -> None:
         """Have every answer rated that has no verdict yet, and then the floors; needs no model of the suite.
 
+        What is unrated because the judge could not be reached is asked again.
+
         Args:
             judges: By whom; the suite's judges if empty.
         """
         judges = judges or self.suite.judges
-        self._have_rated(self._reported(), judges, "judge")
+        self._have_rated(self._reported(), judges, "judge", MAY_PASS)
         if self.suite.floors:
             self._floors = {judge: rate_floors(judge, self.progress) for judge in judges}
 
@@ -156,7 +159,7 @@ class Run:
         """What a judge would be asked by :meth:`judge`: the ratings that are in no file yet, floors included."""
         fingerprint = judge_fingerprint(judge)
         for folder, target, rows in self.answered():
-            answers = list(without_verdict(rows, folder.ratings(target, fingerprint)))
+            answers = list(without_verdict(rows, folder.ratings(target, fingerprint), MAY_PASS))
             yield from rating_requests(answers, [row["answer"] for row in answers])
         if self.suite.floors:
             yield from floor_ratings(create_judge(judge)).requests()
@@ -233,8 +236,8 @@ class Run:
                 sheet.finish()
         self._loaded = None
 
-    def _have_rated(self, calls: Iterable[Call], judges: Sequence[str], name: str) -> None:
-        """Have the answers of calls rated that have no verdict yet."""
+    def _have_rated(self, calls: Iterable[Call], judges: Sequence[str], name: str, again: Collection[str] = ()) -> None:
+        """Have the answers of calls rated that have no verdict yet, or none for one of the reasons ``again``."""
         for call in calls:
             folder = self._call_folder(call)
             for judge in judges:
@@ -243,13 +246,18 @@ class Run:
                     (self._complete_answers(folder, target, call), folder.ratings(target, fingerprint))
                     for target in self.targets
                 ]
-                pending = [(answers, ratings) for answers, ratings in pairs if not ratings.complete]
+                pending = [
+                    (answers, ratings)
+                    for answers, ratings in pairs
+                    if not ratings.complete or len(judged_ids(ratings, again)) < len(answers)
+                ]
                 total = sum(len(answers) for answers, _ in pending)
-                done = sum(len(judged_ids(ratings)) for _, ratings in pending)
+                done = sum(len(judged_ids(ratings, again)) for _, ratings in pending)
                 label, note = f"{self._title(call)} by {judge}", cost_so_far(judge)
                 with self.progress.stage(name, label, total=total, done=done, unit="answers", note=note) as stage:
                     for answers, ratings in pending:
-                        rate_missing(judge, answers, ratings, stage)
+                        ratings.reopen()
+                        rate_missing(judge, answers, ratings, stage, again=again)
                         ratings.finish()
 
     # What the stages share.
