@@ -133,6 +133,10 @@ def judge(
         bool | None,
         typer.Option(help="Floors: what the judge gives to answers that show no trait; default: as the suite says."),
     ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of `judges calibrate` (repeatable): its judge's board shows mapped figures, too."),
+    ] = None,
 ) -> None:
     """Have saved answers rated by a judge, and make its board; the model that wrote them is not needed.
 
@@ -141,7 +145,15 @@ def judge(
     from personalitybench.runs.judge_command import judge_run  # noqa: PLC0415
 
     with _resumable():
-        judge_run(folder, judges or [], _console(), budget=budget, dry_run=dry_run, floors=floors)
+        judge_run(
+            folder,
+            judges or [],
+            _console(),
+            budget=budget,
+            dry_run=dry_run,
+            floors=floors,
+            calibrations=calibration or [],
+        )
 
 
 @app.command(
@@ -270,6 +282,10 @@ def board_from_lm_eval(
     floors: Annotated[
         bool, typer.Option(help="Floors: what the judge gives to answers that show no trait; rated once on a machine.")
     ] = True,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of `judges calibrate` (repeatable): its judge's board shows mapped figures, too."),
+    ] = None,
 ) -> None:
     """Make a board of each judge from lm-eval's results and samples (`--output_path ... --log_samples`)."""
     from personalitybench.runs.boards import publish  # noqa: PLC0415
@@ -277,7 +293,7 @@ def board_from_lm_eval(
 
     console = _console()
     with _resumable():
-        boards = boards_of_folders(folders, name, console, floors=floors)
+        boards = boards_of_folders(folders, name, console, floors=floors, calibrations=calibration or [])
     publish(boards, output, list(boards)[:1], console)
 
 

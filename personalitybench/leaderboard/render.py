@@ -167,26 +167,44 @@ def with_interval(composite: Composite) -> str:
     return f"{number(composite.mean)} [{low:.2f}, {high:.2f}]"
 
 
+def mapped_note(board: Leaderboard) -> str:
+    """What mapped figures are, and how far the map is off; empty where there are none."""
+    about = board.mapped_to
+    if about is None:
+        return ""
+    return (
+        f"mapped: the average with each rating read on the scale of {about.reference['id']}, by a map that was fitted "
+        f"on {about.n:,} answers that both rated ({about.source}). A rating is off by {about.error_mapped:.2f} on "
+        f"questions that the map did not see, unmapped by {about.error_raw:.2f}, and by {about.error_constant:.2f} if "
+        "one always said the mean."
+    )
+
+
 def to_markdown(board: Leaderboard) -> str:
     """Make the Markdown table: a row a method; the composite of each trait (2-10) and the average."""
-    head = ["model", "method", "strength", "average", *TRAIT_NAMES, "fluency", "repetition", "unfinished", "unrated"]
+    mapped = ["mapped"] if board.mapped_to else []
+    measures = ["fluency", "repetition", "unfinished", "unrated"]
+    head = ["model", "method", "strength", "average", *mapped, *TRAIT_NAMES, *measures]
     labels = row_labels(board)
     lines = [f"# {board.name}", "", _about(board), "", _row(head), _row(["---"] * len(head))]
     for row in board.rows:
         cells = [row.identity.model.name, labels[row.id], strength_note(row, board), with_interval(row.average)]
+        cells += [with_interval(row.mapped.average) if row.mapped else "–" for _ in mapped]
         cells += [with_interval(row.traits[name]) if name in row.traits else "–" for name in TRAIT_NAMES]
         cells += [number(row.fluency_average.mean if row.fluency_average else None)]
         cells += [number(text_mean(row, "repetition")), number(text_mean(row, "unfinished"))]
         cells += [unrated_total(row, board)]
         lines.append(_row(cells))
     for floor in floor_rows(board):
-        cells = ["–", f"*floor: {floor.kind}*", "–", with_interval(floor.average)]
+        cells = ["–", f"*floor: {floor.kind}*", "–", with_interval(floor.average), *("–" for _ in mapped)]
         cells += [with_interval(floor.traits[name]) for name in TRAIT_NAMES]
         cells += [number(floor.fluency_average.mean), number(text_mean(floor, "repetition"))]
         cells += [number(text_mean(floor, "unfinished")), unrated_total(floor, board)]
         lines.append(_row(cells))
     if board.floors:
         lines += ["", about_floors(board)]
+    if board.mapped_to:
+        lines += ["", mapped_note(board)]
     if any(row.targets for row in board.rows):
         lines += ["", "Mean score of each target (1-5, 3 is neutral):", ""]
         lines += [_row(["method", *map(str, TARGETS)]), _row(["---"] * (len(TARGETS) + 1))]
@@ -239,6 +257,7 @@ def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
         floors=floor_rows(board),
         about_floors=about_floors(board),
         how_to_get_plots=HOW_TO_GET_PLOTS,
+        mapped_note=mapped_note(board),
         choice_legend=CHOICE_LEGEND,
         examples=examples,
         models={row.id: row.identity.model.name for row in board.rows},

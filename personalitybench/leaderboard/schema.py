@@ -121,6 +121,25 @@ class Composite(_Part):
     interval: Interval | None = None
 
 
+class Mapped(_Part):
+    """Composites of ratings that were read on another judge's scale; intervals leave out what the map is unsure of."""
+
+    traits: dict[str, Composite]
+    average: Composite
+
+
+class MappedTo(_Part):
+    """Whose scale ``mapped`` figures are on, and how far the map can be believed."""
+
+    reference: dict[str, str] = Field(description="identity of the judge, or the people, whose scale it is")
+    source: str = Field(description="answers that both rated")
+    calibration_sha256: str
+    n: int = Field(description="how many answers")
+    error_raw: float = Field(description="mean absolute difference of the judge's ratings from the reference's")
+    error_mapped: float = Field(description="of mapped ratings, on questions that the map did not see")
+    error_constant: float = Field(description="of always saying the reference's mean")
+
+
 class Row(_Part):
     """One result."""
 
@@ -132,6 +151,7 @@ class Row(_Part):
     average: Composite = Field(description="mean of the traits' composites")
     fluency_traits: dict[str, Composite] = {}
     fluency_average: Composite | None = None
+    mapped: Mapped | None = Field(default=None, description="trait scores on the scale that mapped_to names")
 
     @staticmethod
     def make_id(identity: RowIdentity) -> str:
@@ -210,4 +230,5 @@ class Leaderboard(_Part):
     source: str = ""
     rows: list[Row]
     sweeps: list[Sweep] = Field(default=[], description="how the strengths of the rows marked held-out were chosen")
+    mapped_to: MappedTo | None = Field(default=None, description="null: no calibration was applied")
     floors: Floors | None = Field(default=None, description="null: they were not asked for, or cannot be recomputed")

@@ -11,6 +11,7 @@ from personalitybench.leaderboard.render import (
     floor_not_met,
     floor_rows,
     floors_missing,
+    mapped_note,
     number,
     row_labels,
     text_mean,
@@ -37,12 +38,12 @@ def board_table(board: Leaderboard) -> Table:
     labels = row_labels(board)
     floors = floor_rows(board)
     told = _FLOORS_LEGEND if floors else floors_missing(board)
-    notes = [_LEGEND, *([told] if told else []), *_floor_notes(board, labels), board.caveat]
+    notes = [_LEGEND, mapped_note(board), told or "", *_floor_notes(board, labels), board.caveat]
     models = {row.identity.model.name for row in board.rows}
     one = f", model {next(iter(models))}" if len(models) == 1 else ""
     table = Table(
         title=f"{board.name}: judge {board.judge.id}{one}",
-        caption=" ".join(notes).strip(),
+        caption=" ".join(filter(None, notes)),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -53,6 +54,8 @@ def board_table(board: Leaderboard) -> Table:
         table.add_column("model", overflow="fold")
     table.add_column("method", min_width=10, overflow="fold")
     table.add_column("average", justify="right", no_wrap=True)
+    if board.mapped_to:
+        table.add_column("mapped", justify="right", no_wrap=True)
     for name in (*(trait[0].upper() for trait in TRAIT_NAMES), "flu.", "rep.", "cut", "unr."):
         table.add_column(name, justify="right", no_wrap=True)
     for row in board.rows:
@@ -62,6 +65,7 @@ def board_table(board: Leaderboard) -> Table:
             labels[row.id] + (f"\n{protocol}" if protocol else ""),
             with_interval(row.average).replace("[", r"\["),
         ]
+        cells += [number(row.mapped.average.mean if row.mapped else None)] if board.mapped_to else []
         cells += [number(row.traits[name].mean, 1) if name in row.traits else "–" for name in TRAIT_NAMES]
         cells += [number(row.fluency_average.mean if row.fluency_average else None, 1)]
         cells += [number(text_mean(row, measure)) for measure in ("repetition", "unfinished")]
@@ -72,6 +76,7 @@ def board_table(board: Leaderboard) -> Table:
     for floor in floors:
         cells = [] if one else [""]
         cells += [f"floor: {floor.kind}", with_interval(floor.average).replace("[", r"\[")]
+        cells += ["–"] if board.mapped_to else []
         cells += [number(floor.traits[name].mean, 1) for name in TRAIT_NAMES]
         cells += [number(floor.fluency_average.mean, 1)]
         cells += [number(text_mean(floor, measure)) for measure in ("repetition", "unfinished")]

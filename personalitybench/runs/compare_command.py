@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from personalitybench.judging.agreement.human import export_answers, read_ratings
+from personalitybench.judging.agreement.table import RatingTable
 from personalitybench.judging.agreement.table_files import write_table
 from personalitybench.judging.base import judge_names
 from personalitybench.runs.answer_sources import AnswerSource, open_source, sample_answers
@@ -53,25 +54,9 @@ def compare_judges(options: CompareOptions, console: Console) -> None:
     Raises:
         PersonalityBenchError: Something is wrong; ratings that were made are kept.
     """
-    with RunProgress(console) as progress:
-        source = open_source(options.answers, progress)
-        if options.export is not None:
-            _export(source, options, progress)
-            if not options.judges and not options.human:
-                return
-        people = read_ratings(options.human, source.answers) if options.human else []
-        comparison = Comparison(
-            source, options.judges, people, progress, repeats=options.repeats, sample=options.sample
-        )
-        _warn_of_other_versions(comparison, progress)
-        set_budget(comparison.asked, options.budget)
-        if options.dry_run:
-            console.print(estimate_table(comparison, comparison.asked))
-            return
-        try:
-            table = comparison.rate()
-        finally:
-            report_spending(comparison.asked, progress)
+    table = rate_table(options, console)
+    if table is None:
+        return
     paths = []
     if options.output is not None:
         write_table(table, options.output / TABLE)
@@ -87,6 +72,36 @@ def compare_judges(options: CompareOptions, console: Console) -> None:
         paths += write_report(report, options.output)
     for path in paths:
         console.print(str(path.resolve()), highlight=False, soft_wrap=True)
+
+
+def rate_table(options: CompareOptions, console: Console) -> RatingTable | None:
+    """Have answers rated by all who are named.
+
+    Returns:
+        The ratings; None where only a table for people was wanted, or only to know what it would take.
+
+    Raises:
+        PersonalityBenchError: Something is wrong; ratings that were made are kept.
+    """
+    with RunProgress(console) as progress:
+        source = open_source(options.answers, progress)
+        if options.export is not None:
+            _export(source, options, progress)
+            if not options.judges and not options.human:
+                return None
+        people = read_ratings(options.human, source.answers) if options.human else []
+        comparison = Comparison(
+            source, options.judges, people, progress, repeats=options.repeats, sample=options.sample
+        )
+        _warn_of_other_versions(comparison, progress)
+        set_budget(comparison.asked, options.budget)
+        if options.dry_run:
+            console.print(estimate_table(comparison, comparison.asked))
+            return None
+        try:
+            return comparison.rate()
+        finally:
+            report_spending(comparison.asked, progress)
 
 
 def _export(source: AnswerSource, options: CompareOptions, progress: RunProgress) -> None:

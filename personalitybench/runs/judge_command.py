@@ -9,12 +9,14 @@ from rich.console import Console
 
 from personalitybench.errors import ConfigurationError, StorageError
 from personalitybench.leaderboard.lm_eval_results import holds_results
+from personalitybench.leaderboard.mapped import calibrations_of
 from personalitybench.runs.boards import publish
 from personalitybench.runs.lm_eval_folder import LmEvalFolder
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.spending import estimate_table, report_spending, set_budget
 from personalitybench.runs.stages import Run
 from personalitybench.runs.suite import load_suite
+from personalitybench.tasks import judge_fingerprint
 
 
 def judge_run(
@@ -25,6 +27,7 @@ def judge_run(
     budget: float | None,
     dry_run: bool,
     floors: bool | None = None,
+    calibrations: Sequence[Path] = (),
 ) -> None:
     """Rate the answers that a judge has not rated yet, and make its board.
 
@@ -35,6 +38,7 @@ def judge_run(
         budget: US dollars that each judge may cost; None for no limit.
         dry_run: Only tell what it would take.
         floors: Whether boards have floors; None: as the suite says, and for lm-eval's answers yes.
+        calibrations: Files of ``judges calibrate``; the boards of their judges show mapped figures, too.
 
     Raises:
         PersonalityBenchError: Something is wrong; what was finished is kept.
@@ -46,6 +50,7 @@ def judge_run(
             raise ConfigurationError(
                 f"{folder} holds answers of lm_eval: say who rates them with --judge, e.g. offline"
             )
+        mapped = calibrations_of(calibrations, [judge_fingerprint(judge) for judge in wanted])
         set_budget(wanted, budget)
         with run.lock():
             if dry_run:
@@ -55,7 +60,7 @@ def judge_run(
                 run.judge(wanted)
             finally:
                 report_spending(wanted, progress)
-            boards = run.score(wanted)
+            boards = run.score(wanted, mapped)
     publish(boards, run.folder, own, console)
 
 

@@ -128,3 +128,61 @@ def attack(
     except KeyboardInterrupt:
         typer.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
         raise typer.Exit(130) from None
+
+
+@judges_app.command(
+    epilog="Examples: `personalitybench judges calibrate offline gpt-4o-2024-08-06 --answers runs/demo` · "
+    "`personalitybench judges calibrate new.yaml gpt-4o-2024-08-06 --answers agreement/ratings.jsonl` · "
+    "`personalitybench judges calibrate offline --answers runs/demo --human anna.csv --human ben.csv`, then "
+    "`personalitybench judge runs/demo --judge offline --calibration offline-to-humans.json`"
+)
+def calibrate(
+    judge: Annotated[str, typer.Argument(help="Whose ratings are to be read on another scale.")],
+    reference: Annotated[
+        str | None, typer.Argument(help="The judge whose scale that is; people, if left out, with --human.")
+    ] = None,
+    *,
+    answers: Annotated[
+        str,
+        typer.Option(
+            help="Folder of a run, folder that lm_eval was given as --output_path, ratings.jsonl of a comparison, or "
+            "'gold': the hand-written texts."
+        ),
+    ],
+    human: Annotated[
+        list[Path] | None,
+        typer.Option(help="A table from `judges compare --export` that people filled in (repeatable)."),
+    ] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="So many answers of each method and target, by a fixed rule.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File of the calibration; default JUDGE-to-REFERENCE.json.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+) -> None:
+    """Fit a monotone map from a judge's ratings to a reference's, and report its error on questions it did not see.
+
+    A board shows mapped figures beside its own with `judge ... --calibration FILE`, never instead.
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from personalitybench.runs.calibrate_command import calibrate_judge  # noqa: PLC0415
+    from personalitybench.runs.compare_command import CompareOptions  # noqa: PLC0415
+
+    options = CompareOptions(
+        judges=[judge] if reference is None else [judge, reference],
+        answers=answers,
+        human=human or [],
+        sample=sample,
+        budget=budget,
+        dry_run=dry_run,
+    )
+    try:
+        calibrate_judge(options, output, Console())
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None

@@ -13,11 +13,12 @@ from personalitybench.judging.base import load_profile
 from personalitybench.leaderboard.build import Cell, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.lm_eval_results import read_cells
+from personalitybench.leaderboard.mapped import calibrations_of, with_mapped
 from personalitybench.leaderboard.schema import Leaderboard
 
 
 def boards_of_folders(
-    folders: Sequence[Path], name: str, console: Console, *, floors: bool
+    folders: Sequence[Path], name: str, console: Console, *, floors: bool, calibrations: Sequence[Path] = ()
 ) -> dict[str, tuple[Leaderboard, list[Example]]]:
     """Make a board for each judge.
 
@@ -26,6 +27,7 @@ def boards_of_folders(
         name: Of the boards.
         console: Where progress goes.
         floors: Whether they have floors; those that are not on this machine yet are rated, which may cost something.
+        calibrations: Files of ``judges calibrate``; the boards of their judges show mapped figures, too.
 
     Returns:
         Boards with a few answers to show beside them, by the judge's id, in the order of the results.
@@ -39,9 +41,10 @@ def boards_of_folders(
     if not by_judge:
         named = ", ".join(map(str, folders))
         raise DataError(f"{named}: no answers there were judged; 'personalitybench judge FOLDER --judge X' does it")
+    mapped = calibrations_of(calibrations, [cells[0].judge for cells in by_judge.values()])
     boards = {}
     for judge, cells in by_judge.items():
-        board = build_board(name, cells, caveat=_caveat(judge))
+        board = with_mapped(build_board(name, cells, caveat=_caveat(judge)), cells, mapped.get(judge))
         if floors:
             board = _with_floors(board, console)
         boards[judge] = (board, pick_examples(cells))

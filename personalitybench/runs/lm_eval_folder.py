@@ -20,11 +20,13 @@ from typing import Any
 from personalitybench.errors import DataError
 from personalitybench.files import Sheet, locked, sha256_file
 from personalitybench.judging import RatingRequest, create_judge
+from personalitybench.judging.agreement.calibration import Calibration
 from personalitybench.judging.base import MAY_PASS
 from personalitybench.leaderboard.build import Cell, build_board, collect, group_cells
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
 from personalitybench.leaderboard.lm_eval_results import TaskResults, read_tasks
+from personalitybench.leaderboard.mapped import with_mapped
 from personalitybench.leaderboard.schema import Floors, Leaderboard
 from personalitybench.runs.floors import rate_floors
 from personalitybench.runs.progress import RunProgress
@@ -128,8 +130,14 @@ class LmEvalFolder:
         if self.has_floors:
             yield from floor_ratings(create_judge(judge)).requests()
 
-    def score(self, judges: Sequence[str]) -> dict[str, tuple[Leaderboard, list[Example]]]:
+    def score(
+        self, judges: Sequence[str], calibrations: Mapping[str, Calibration] | None = None
+    ) -> dict[str, tuple[Leaderboard, list[Example]]]:
         """Aggregate into one board for each judge, with a few answers to show beside it.
+
+        Args:
+            judges: Whose.
+            calibrations: By the judge's id; its board shows the mapped figures, too.
 
         Raises:
             StorageError: Ratings were altered.
@@ -141,6 +149,7 @@ class LmEvalFolder:
             made_by = create_judge(judge)
             floors = self._floors.get(judge) or build_floors(made_by, FLOORS_LATER) if self.has_floors else None
             board = build_board(_BOARD_NAME, cells, caveat=made_by.profile.caveat, floors=floors)
+            board = with_mapped(board, cells, (calibrations or {}).get(made_by.profile.id))
             boards[judge] = (board, pick_examples(cells))
         return boards
 

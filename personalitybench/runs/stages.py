@@ -6,7 +6,7 @@ where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ from personalitybench.backends.needs import CAPABILITIES, check_needs
 from personalitybench.errors import ModelError, StorageError
 from personalitybench.files import Sheet
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
+from personalitybench.judging.agreement.calibration import Calibration
 from personalitybench.judging.base import MAY_PASS
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
+from personalitybench.leaderboard.mapped import with_mapped
 from personalitybench.leaderboard.schema import Floors, Leaderboard, Provenance, Sweep
 from personalitybench.methods import Artifact, MethodContext, create_method
 from personalitybench.prompts import load_wording
@@ -175,11 +177,14 @@ class Run:
             for target in self.targets:
                 yield folder, target, self._complete_answers(folder, target, call)
 
-    def score(self, judges: Sequence[str] = ()) -> dict[str, tuple[Leaderboard, list[Example]]]:
+    def score(
+        self, judges: Sequence[str] = (), calibrations: Mapping[str, Calibration] | None = None
+    ) -> dict[str, tuple[Leaderboard, list[Example]]]:
         """Aggregate into one board for each judge, with a few answers to show beside it.
 
         Args:
             judges: Whose; the suite's judges if empty.
+            calibrations: By the judge's id; its board shows the mapped figures, too.
         """
         boards = {}
         sweeps = [self._choice(each) for each in self.suite.tunings()]
@@ -189,6 +194,7 @@ class Run:
             made_by = create_judge(judge)
             floors = self._floors.get(judge) or build_floors(made_by, FLOORS_LATER) if self.suite.floors else None
             board = build_board(self.suite.name, cells, caveat=made_by.profile.caveat, sweeps=sweeps, floors=floors)
+            board = with_mapped(board, cells, (calibrations or {}).get(made_by.profile.id))
             boards[judge] = (board, pick_examples(cells))
         return boards
 
