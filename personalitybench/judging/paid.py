@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -21,6 +21,8 @@ class Spending:
         kept: Replies that were there already.
         prompt_tokens: Sent, as the server counted them.
         completion_tokens: Written, likewise.
+        batch_calls: Replies that came in batches.
+        batch_prompt_tokens, batch_completion_tokens: Sent and written in batches, which may cost less.
     """
 
     price: Price | None
@@ -29,11 +31,29 @@ class Spending:
     kept: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    batch_calls: int = 0
+    batch_prompt_tokens: int = 0
+    batch_completion_tokens: int = 0
 
     @property
     def dollars(self) -> float | None:
         """US dollars; None where no price is known."""
-        return None if self.price is None else cost(self.price, self.prompt_tokens, self.completion_tokens)
+        batches = self.batch_dollars(self.batch_prompt_tokens, self.batch_completion_tokens)
+        if self.price is None or batches is None:
+            return None
+        return cost(self.price, self.prompt_tokens, self.completion_tokens) + batches
+
+    def batch_dollars(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """US dollars for tokens in a batch: with its discount where one is known, else at the full price."""
+        if self.price is None:
+            return None
+        return cost(self.price, prompt_tokens, completion_tokens) * (1 - (self.price.batch_discount or 0.0))
+
+    def count_batch(self, calls: int, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count what came in a batch."""
+        self.batch_calls += calls
+        self.batch_prompt_tokens += prompt_tokens
+        self.batch_completion_tokens += completion_tokens
 
 
 @dataclass(frozen=True)
@@ -47,6 +67,7 @@ class Estimate:
         prompt_tokens: They send, estimated without a tokenizer.
         completion_tokens: They would write, estimated.
         dollars: At the price that is known, or None.
+        under_way: Requests that are in batches already, and among neither ``kept`` nor ``calls``.
     """
 
     ratings: int
@@ -55,6 +76,7 @@ class Estimate:
     prompt_tokens: int
     completion_tokens: int
     dollars: float | None
+    under_way: int = 0
 
 
 @runtime_checkable
@@ -71,3 +93,25 @@ class PaidJudge(Protocol):
 
     def estimate(self, items: Iterable[RatingRequest]) -> Estimate:
         """Guess what ratings would take; sends nothing."""
+
+
+@runtime_checkable
+class BatchJudge(PaidJudge, Protocol):
+    """What a :class:`PaidJudge` has besides, where its ratings can be asked for in batches.
+
+    A batch is answered within a day, for less money. What came of it is where the ordinary rating finds it.
+    """
+
+    def fetch_in_batches(self, items: Iterable[RatingRequest], say: Callable[[str], None]) -> None:
+        """Have everything fetched that ratings need and is not there; returns when it is, or came to nothing.
+
+        Args:
+            items: To be rated; taken one by one.
+            say: Told what happens, a line at a time.
+
+        Raises:
+            JudgeError: Nothing more can come of it, or its estimate is more than the budget. What was paid is kept.
+        """
+
+    def estimate_batches(self, items: Iterable[RatingRequest]) -> Estimate:
+        """Guess what that would take, at the discount that is known; sends nothing."""
