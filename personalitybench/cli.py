@@ -98,6 +98,9 @@ def run(
     budget: Annotated[
         float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
     ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Ask judges through OpenAI's Batch API: cheaper, within a day.")
+    ] = False,
 ) -> None:
     """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes.
 
@@ -108,12 +111,13 @@ def run(
     from personalitybench.runs.command import run_suite  # noqa: PLC0415
 
     with _resumable():
-        run_suite(suite, output, stage or [], _console(), data_dir=data_dir, budget=budget)
+        run_suite(suite, output, stage or [], _console(), data_dir=data_dir, budget=budget, batch=batch)
 
 
 @app.command(
     epilog="Examples: `personalitybench judge runs/demo --judge my-server.yaml --dry-run` · "
-    "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06`"
+    "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06` · "
+    "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06 --batch`"
 )
 def judge(
     run: Annotated[Path, typer.Argument(help="Folder of a run whose answers are there, such as runs/demo.")],
@@ -126,15 +130,19 @@ def judge(
         float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Ask judges through OpenAI's Batch API: cheaper, within a day.")
+    ] = False,
 ) -> None:
     """Have the answers of a run rated by a judge, and make its board; no model of the suite is needed.
 
-    Interrupt it when you like: replies that were paid are kept, and the same command goes on from there.
+    Interrupt it when you like: replies that were paid are kept, and the same command goes on from there. With
+    `--batch` what was sent goes on at the server meanwhile.
     """
     from personalitybench.runs.judge_command import judge_run  # noqa: PLC0415
 
     with _resumable():
-        judge_run(run, judges or [], _console(), budget=budget, dry_run=dry_run)
+        judge_run(run, judges or [], _console(), budget=budget, dry_run=dry_run, batch=batch)
 
 
 @app.command(

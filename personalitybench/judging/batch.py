@@ -94,8 +94,12 @@ class Batches:
         self._said: dict[str, tuple[str, int, float]] = {}
         self._heard: float | None = None
 
-    def fetch(self, wanted: Wanted) -> dict[str, Unrated]:
+    def fetch(self, wanted: Wanted, *, wait: bool = True) -> dict[str, Unrated]:
         """Have the replies fetched that are not there, and wait for those that are under way.
+
+        Args:
+            wanted: What is needed.
+            wait: If not, it is only sent.
 
         Returns:
             Keys of requests that were answered without a reply, and why. What is in neither this nor the store came
@@ -111,7 +115,11 @@ class Batches:
             return self.unrated
         api = BatchApi(self._settings)
         try:
-            self._wait(api, waiting)
+            if wait:
+                self._wait(api, waiting)
+            else:
+                for name in waiting:
+                    self._advance(api, name)
         except KeyboardInterrupt:
             self._say("the batches go on at the server; the same command picks them up and pays nothing twice")
             raise

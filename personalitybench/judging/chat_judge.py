@@ -26,7 +26,8 @@ from personalitybench.judging.base import (
     Verdict,
     is_readable,
 )
-from personalitybench.judging.batch import Batches, BatchOptions, under_way
+from personalitybench.judging.batch import Batches, BatchOptions, journal_folder, under_way
+from personalitybench.judging.batch_journal import Journal
 from personalitybench.judging.batch_results import to_store
 from personalitybench.judging.chat_client import OPENAI_URL, ChatClient, ChatSettings, Reply
 from personalitybench.judging.paid import Estimate, Spending
@@ -152,7 +153,9 @@ class ChatJudge:
                     break
         return [verdicts[place] for place in range(len(items))]
 
-    def fetch_in_batches(self, items: Iterable[RatingRequest], say: Callable[[str], None]) -> None:
+    def fetch_in_batches(
+        self, items: Iterable[RatingRequest], say: Callable[[str], None], *, wait: bool = True
+    ) -> None:
         """Fetch the replies that are not there in batches; see :class:`personalitybench.judging.paid.BatchJudge`.
 
         What a batch answered without a reply is unrated in this process; what it left unanswered is asked live.
@@ -165,9 +168,14 @@ class ChatJudge:
                 self._client, self._batches, store, self.spending, most_written=self._most_written, say=say
             )
             try:
-                self._failed_in_batches |= batches.fetch(self._wanted(items))
+                self._failed_in_batches |= batches.fetch(self._wanted(items), wait=wait)
             except JudgeModelError as error:
                 raise JudgeModelError(f"{error}{self._succession()}") from error
+
+    def has_batches(self) -> bool:
+        """Whether any batch of this model at this server was begun and is not done."""
+        folder = journal_folder(self._client)
+        return folder.is_dir() and bool(Journal(folder).open_parts())
 
     def estimate_batches(self, items: Iterable[RatingRequest]) -> Estimate:
         """Guess what ratings in batches would take; sends nothing."""

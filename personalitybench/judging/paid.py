@@ -102,12 +102,18 @@ class BatchJudge(PaidJudge, Protocol):
     A batch is answered within a day, for less money. What came of it is where the ordinary rating finds it.
     """
 
-    def fetch_in_batches(self, items: Iterable[RatingRequest], say: Callable[[str], None]) -> None:
+    def has_batches(self) -> bool:
+        """Whether any batch was begun and is not done."""
+
+    def fetch_in_batches(
+        self, items: Iterable[RatingRequest], say: Callable[[str], None], *, wait: bool = True
+    ) -> None:
         """Have everything fetched that ratings need and is not there; returns when it is, or came to nothing.
 
         Args:
             items: To be rated; taken one by one.
             say: Told what happens, a line at a time.
+            wait: If not, it is sent, and fetched by a later call.
 
         Raises:
             JudgeError: Nothing more can come of it, or its estimate is more than the budget. What was paid is kept.

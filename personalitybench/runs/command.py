@@ -12,6 +12,7 @@ from personalitybench.errors import unknown_name
 from personalitybench.files import write_atomically
 from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.schema import Leaderboard
+from personalitybench.runs.batches import check_batches
 from personalitybench.runs.boards import publish
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.spending import report_spending, set_budget
@@ -27,6 +28,7 @@ def run_suite(
     *,
     data_dir: Path | None = None,
     budget: float | None = None,
+    batch: bool = False,
 ) -> None:
     """Run a suite.
 
@@ -37,6 +39,7 @@ def run_suite(
         console: Where progress and the table go.
         data_dir: Local copy of the official data, instead of what the suite names.
         budget: US dollars that each judge may cost; None for no limit.
+        batch: Have judges asked in batches, which cost less and may take a day.
 
     Raises:
         PersonalityBenchError: Something is wrong; what was finished is kept.
@@ -48,9 +51,11 @@ def run_suite(
     folder = output or Path("runs") / suite.name
     boards: dict[str, tuple[Leaderboard, list[Example]]] = {}
     with RunProgress(console) as progress:
-        run = Run(suite.with_data(data_dir) if data_dir else suite, folder, progress)
+        run = Run(suite.with_data(data_dir) if data_dir else suite, folder, progress, batch=batch)
         run.check()
         set_budget(suite.judges, budget)
+        if batch:
+            check_batches(suite.judges)
         with run.lock():
             resolved = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             write_atomically(folder / "suite.yaml", resolved)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from personalitybench.errors import StorageError
+from personalitybench.runs.batches import check_batches
 from personalitybench.runs.boards import publish
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.spending import estimate_table, report_spending, set_budget
@@ -15,7 +16,9 @@ from personalitybench.runs.stages import Run
 from personalitybench.runs.suite import load_suite
 
 
-def judge_run(folder: Path, judges: Sequence[str], console: Console, *, budget: float | None, dry_run: bool) -> None:
+def judge_run(
+    folder: Path, judges: Sequence[str], console: Console, *, budget: float | None, dry_run: bool, batch: bool = False
+) -> None:
     """Rate the answers of a run that a judge has not rated yet, and make its board.
 
     Args:
@@ -24,6 +27,7 @@ def judge_run(folder: Path, judges: Sequence[str], console: Console, *, budget: 
         console: Where progress and tables go.
         budget: US dollars that the call may cost in all; None for no limit.
         dry_run: Only tell what it would take.
+        batch: Ask in batches, which cost less and may take a day.
 
     Raises:
         PersonalityBenchError: Something is wrong; what was finished is kept.
@@ -36,11 +40,13 @@ def judge_run(folder: Path, judges: Sequence[str], console: Console, *, budget: 
     suite = load_suite(str(suite_file))
     wanted = list(judges) or list(suite.judges)
     set_budget(wanted, budget)
+    if batch:
+        check_batches(wanted)
     with RunProgress(console) as progress:
-        run = Run(suite, folder, progress)
+        run = Run(suite, folder, progress, batch=batch)
         with run.lock():
             if dry_run:
-                console.print(estimate_table(run, wanted))
+                console.print(estimate_table(run, wanted, batch=batch))
                 return
             try:
                 run.judge(wanted)

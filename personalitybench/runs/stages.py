@@ -34,6 +34,7 @@ from personalitybench.methods import Artifact, MethodContext, create_method
 from personalitybench.prompts import load_wording
 from personalitybench.questions import QuestionSource, shared_source
 from personalitybench.runs import tuning
+from personalitybench.runs.batches import fetch_in_batches, tell_waiting
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.fits import Fit
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
@@ -63,12 +64,14 @@ class Run:
         suite: What to run.
         folder: Where answers, ratings and boards go.
         progress: Where progress is shown.
+        batch: Whether judges that can are asked in batches.
     """
 
-    def __init__(self, suite: Suite, folder: Path, progress: RunProgress) -> None:
+    def __init__(self, suite: Suite, folder: Path, progress: RunProgress, *, batch: bool = False) -> None:
         self.suite = suite
         self.store = RunFolder(folder)
         self.progress = progress
+        self.batch = batch
         self.targets = suite.parsed_targets()
         self._arguments: dict[str, dict[str, Any]] = {}
         self._commits: dict[str, str] = {}
@@ -145,13 +148,7 @@ class Run:
 
     def to_rate(self, judge: str) -> Iterator[RatingRequest]:
         """What a judge would be asked by :meth:`judge`: the ratings that no file of this run has yet."""
-        fingerprint = judge_fingerprint(judge)
-        for call in self._reported():
-            folder = self._call_folder(call)
-            for target in self.targets:
-                judged = _judged_ids(folder.ratings(target, fingerprint))
-                answers = [row for row in self._complete_answers(folder, target, call) if row["id"] not in judged]
-                yield from rating_requests(answers, [row["answer"] for row in answers])
+        return self._to_rate(self._reported(), judge)
 
     def score(self, judges: Sequence[str] = ()) -> dict[str, tuple[Leaderboard, list[Example]]]:
         """Aggregate into one board for each judge, with a few answers to show beside it.
@@ -213,8 +210,20 @@ class Run:
                 sheet.finish()
         self._loaded = None
 
-    def _have_rated(self, calls: Iterable[Call], judges: Sequence[str], name: str) -> None:
+    def _to_rate(self, calls: Iterable[Call], judge: str) -> Iterator[RatingRequest]:
+        """The ratings of calls that no file of this run has yet."""
+        fingerprint = judge_fingerprint(judge)
+        for call in calls:
+            folder = self._call_folder(call)
+            for target in self.targets:
+                judged = _judged_ids(folder.ratings(target, fingerprint))
+                answers = [row for row in self._complete_answers(folder, target, call) if row["id"] not in judged]
+                yield from rating_requests(answers, [row["answer"] for row in answers])
+
+    def _have_rated(self, calls: Sequence[Call], judges: Sequence[str], name: str) -> None:
         """Have the answers of calls rated that have no verdict yet."""
+        before = fetch_in_batches if self.batch else tell_waiting
+        before(judges, lambda judge: self._to_rate(calls, judge), self.progress.say)
         for call in calls:
             folder = self._call_folder(call)
             for judge in judges:
