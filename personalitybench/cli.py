@@ -87,6 +87,7 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 )
 def run(
     suite: Annotated[str, typer.Argument(help="A suite file, or the name of a bundled suite such as 'demo'.")],
+    *,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     stage: Annotated[
         list[str] | None, typer.Option(help="Only this stage (repeatable): fit, tune, generate, judge, score.")

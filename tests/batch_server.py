@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
-import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,8 +17,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from tests.chat_server import Body, ChatServer, Fault, _send
-
-SLOW = 3600.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,6 @@ class BatchServer(ChatServer):
         files, batches: By id.
         paid: How often the model wrote something for a key in a batch.
         most_requests: Of a batch; a larger one fails for what is under way at a time.
-        least_seen: Batches that are made later than this many lists ago are not listed yet.
     """
 
     plans: deque[Plan] = field(default_factory=deque)
@@ -85,56 +82,55 @@ class BatchServer(ChatServer):
             return True
         waiting = self.mishaps.get(endpoint)
         fault = waiting.popleft() if waiting else None
-        if fault is not None and fault.kind == "stall":
-            await asyncio.sleep(fault.seconds)
-            return False
+        body = b""
         if fault is None or fault.kind in {"lost", "cut", "garbage"}:
             status, body = self._do(endpoint, argument, raw, headers, parse_qs(place.query))
-        if fault is None:
-            await _send(writer, status, body)
-            return True
-        if fault.kind == "garbage":
-            await _send(writer, 200, b"<html>")
-            return True
-        if fault.kind == "cut":
-            writer.write(f"HTTP/1.1 200 Scripted\r\nContent-Length: {len(body)}\r\n\r\n".encode())
-            writer.write(body[: len(body) // 2])
-            await writer.drain()
-            return False
-        if fault.kind in {"lost", "hang-up"}:
-            return False
-        error = {"error": {"message": fault.message, "type": "scripted", "code": fault.code}}
-        await _send(writer, int(fault.kind), json.dumps(error).encode(), fault.headers)
-        return True
+        match fault.kind if fault is not None else "":
+            case "":
+                await _send(writer, status, body)
+            case "garbage":
+                await _send(writer, 200, b"<html>")
+            case "cut":
+                writer.write(f"HTTP/1.1 200 Scripted\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+                writer.write(body[: len(body) // 2])
+                await writer.drain()
+            case "stall":
+                await asyncio.sleep(fault.seconds)
+            case "lost" | "hang-up":
+                pass
+            case status_of_fault:
+                error = {"error": {"message": fault.message, "type": "scripted", "code": fault.code}}
+                await _send(writer, int(status_of_fault), json.dumps(error).encode(), fault.headers)
+        return fault is None or fault.kind not in {"cut", "stall", "lost", "hang-up"}
 
     def _do(
         self, endpoint: str, argument: str, raw: bytes, headers: Mapping[str, str], query: Mapping[str, list[str]]
     ) -> tuple[int, bytes]:
-        if endpoint == "upload":
-            name = f"file-{len(self.files) + 1}"
-            self.files[name] = _uploaded(raw, headers)
-            return 200, _json({"id": name, "object": "file", "purpose": "batch", "bytes": len(self.files[name])})
-        if endpoint == "content":
-            if argument not in self.files:
-                return 404, _json({"error": {"message": f"No such File object: {argument}", "code": None}})
-            return 200, self.files[argument]
-        if endpoint == "list":
-            everything = list(reversed(self.batches.values()))
-            after = query.get("after", [""])[0]
-            start = next((place + 1 for place, each in enumerate(everything) if each["id"] == after), 0)
-            page = everything[start : start + int(query.get("limit", ["20"])[0])]
-            more = start + len(page) < len(everything)
-            return 200, _json({"object": "list", "data": page, "has_more": more})
-        if endpoint == "create":
-            return 200, _json(self._create(json.loads(raw)))
-        if argument not in self.batches:
-            return 404, _json({"error": {"message": f"No batch found with id '{argument}'.", "code": None}})
-        batch = self.batches[argument]
-        if endpoint == "cancel":
-            self._plans[argument] = Plan(end="cancelled", fate=lambda _, __: "cancelled")
-        else:
-            self._move(batch)
-        return 200, _json(batch)
+        if endpoint in {"content", "retrieve", "cancel"} and argument not in {**self.files, **self.batches}:
+            return 404, _json({"error": {"message": f"Nothing is known of {argument}", "code": None}})
+        match endpoint:
+            case "upload":
+                name = f"file-{len(self.files) + 1}"
+                self.files[name] = _uploaded(raw, headers)
+                return 200, _json({"id": name, "object": "file", "purpose": "batch", "bytes": len(self.files[name])})
+            case "content":
+                return 200, self.files[argument]
+            case "list":
+                return 200, _json(self._list(query))
+            case "create":
+                return 200, _json(self._create(json.loads(raw)))
+            case "cancel":
+                self._plans[argument] = Plan(end="cancelled", fate=lambda _, __: "cancelled")
+            case _:
+                self._move(self.batches[argument])
+        return 200, _json(self.batches[argument])
+
+    def _list(self, query: Mapping[str, list[str]]) -> dict[str, Any]:
+        everything = list(reversed(self.batches.values()))
+        after = query.get("after", [""])[0]
+        start = next((place + 1 for place, each in enumerate(everything) if each["id"] == after), 0)
+        page = everything[start : start + int(query.get("limit", ["20"])[0])]
+        return {"object": "list", "data": page, "has_more": start + len(page) < len(everything)}
 
     def _create(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         assert asked["endpoint"] == "/v1/chat/completions"
@@ -198,7 +194,7 @@ class BatchServer(ChatServer):
                 again = json.loads(json.dumps(line))
                 again["response"]["body"]["choices"][0]["message"]["content"] = "Another opinion. [[1]]"
                 errors.append(again)
-        random.Random(0).shuffle(output)
+        output.sort(key=lambda line: hashlib.sha256(line["custom_id"].encode()).digest())  # not as they were sent
         batch["request_counts"] |= {"completed": len(output), "failed": len(errors)}
         for kind, lines in (("output_file_id", output), ("error_file_id", errors)):
             extra = list(plan.extra) if kind == "output_file_id" else []
@@ -210,20 +206,18 @@ class BatchServer(ChatServer):
 
 
 def _endpoint(method: str, parts: list[str]) -> tuple[str, str]:
-    match method, parts:
-        case "POST", ["files"]:
-            return "upload", ""
-        case "GET", ["files", name, "content"]:
-            return "content", name
-        case "POST", ["batches"]:
-            return "create", ""
-        case "GET", ["batches"]:
-            return "list", ""
-        case "GET", ["batches", name]:
-            return "retrieve", name
-        case "POST", ["batches", name, "cancel"]:
-            return "cancel", name
-    return "", ""
+    """Name an endpoint, and what its path names."""
+    known = {
+        ("POST", "files"): "upload",
+        ("GET", "files", "content"): "content",
+        ("POST", "batches"): "create",
+        ("GET", "batches"): "list",
+        ("POST", "batches", "cancel"): "cancel",
+    }
+    argument = parts.pop(1) if len(parts) > 1 else ""
+    if argument and (method, *parts) == ("GET", "batches"):
+        return "retrieve", argument
+    return known.get((method, *parts), ""), argument
 
 
 def _uploaded(raw: bytes, headers: Mapping[str, str]) -> bytes:

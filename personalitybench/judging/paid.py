@@ -96,7 +96,7 @@ class PaidJudge(Protocol):
 
 
 @runtime_checkable
-class BatchJudge(PaidJudge, Protocol):
+class BatchJudge(Protocol):
     """What a :class:`PaidJudge` has besides, where its ratings can be asked for in batches.
 
     A batch is answered within a day, for less money. What came of it is where the ordinary rating finds it.

@@ -68,9 +68,13 @@ def estimate_table(run: Run, judges: Sequence[str], *, batch: bool = False) -> T
             empty = [""] * (len(table.columns) - 3)
             table.add_row(name, f"{sum(1 for _ in run.to_rate(name)):,}", *empty, "free")
             continue
-        batched = batch and isinstance(judge, BatchJudge)
-        found = judge.estimate_batches(run.to_rate(name)) if batched else judge.estimate(run.to_rate(name))
-        dollars = "no price known" if found.dollars is None else f"${found.dollars:.2f} ({_about(judge, batched)})"
+        in_batches = judge if batch and isinstance(judge, BatchJudge) else None
+        found = in_batches.estimate_batches(run.to_rate(name)) if in_batches else judge.estimate(run.to_rate(name))
+        dollars = (
+            "no price known"
+            if found.dollars is None
+            else f"${found.dollars:.2f} ({_about(judge, batch=in_batches is not None)})"
+        )
         under_way = [found.under_way] if batch else []
         numbers = (found.ratings, found.kept, *under_way, found.calls, found.prompt_tokens, found.completion_tokens)
         table.add_row(name, *(f"{number:,}" for number in numbers), dollars)
@@ -81,9 +85,9 @@ def _batched(spent: Spending) -> str:
     return f"{spent.batch_calls:,} fetched in batches, " if spent.batch_calls else ""
 
 
-def _about(judge: PaidJudge, batched: bool) -> str:
+def _about(judge: PaidJudge, *, batch: bool) -> str:
     """What a cost is made with."""
-    if not batched:
+    if not batch:
         return judge.prices.about
     price = judge.spending.price
     discount = None if price is None else price.batch_discount
