@@ -48,7 +48,8 @@ class BatchServer(ChatServer):
     Attributes:
         plans: For the next batches; then :class:`Plan` as it is.
         mishaps: For the next requests of an endpoint: a :class:`Fault` of which ``lost`` does what it is asked, and
-            hangs up; ``stall`` never begins, and ``cut`` ends in the middle of a file.
+            hangs up; ``stall`` never begins, ``cut`` ends in the
+            middle of a body, and ``empty-list`` is a list that comes late.
         calls: How often each endpoint was asked.
         files, batches: By id.
         paid: How often the model wrote something for a key in a batch.
@@ -90,6 +91,8 @@ class BatchServer(ChatServer):
                 await _send(writer, status, body)
             case "garbage":
                 await _send(writer, 200, b"<html>")
+            case "empty-list":
+                await _send(writer, 200, b'{"object": "list", "data": [], "has_more": false}')
             case "cut":
                 writer.write(f"HTTP/1.1 200 Scripted\r\nContent-Length: {len(body)}\r\n\r\n".encode())
                 writer.write(body[: len(body) // 2])

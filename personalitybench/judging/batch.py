@@ -223,7 +223,7 @@ class Batches:
             part = self._send(api, part)
         if part.batch is None:
             return part
-        batch = api.retrieve(part.batch)
+        batch = api.retrieve(part.batch, self._journal.folder / part.name)
         self._heard = time.monotonic()
         part = self._journal.write(_seen(part, batch))
         self._tell(part)
@@ -241,10 +241,12 @@ class Batches:
             self._check_budget([part])
         if part.input_file is None:
             file = api.upload(self._journal.requests_file(part.name), part.name)
+            self._heard = time.monotonic()
             part = self._journal.write(part.model_copy(update={"input_file": file}))
         if not perhaps_there:
             part = self._journal.write(part.model_copy(update={"attempt": 1}))
         batch = api.create(str(part.input_file), part.tag, part.planned.timestamp(), perhaps_there=perhaps_there)
+        self._heard = time.monotonic()
         return self._journal.write(_seen(part.model_copy(update={"batch": batch["id"]}), batch))
 
     def _without_those_there(self, part: Part) -> Part:
@@ -281,7 +283,7 @@ class Batches:
         results = Results(self._journal.keys(part.name), self._store, api.server)
         for kind in ("output_file_id", "error_file_id"):
             if isinstance(batch.get(kind), str):
-                api.read_file(batch[kind], results.take)
+                api.read_file(batch[kind], results.take, self._journal.folder / part.name)
         results.keep()
         self._spending.count_batch(len(results.replied), results.prompt_tokens, results.completion_tokens)
         self.unrated |= results.unrated

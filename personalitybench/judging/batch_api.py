@@ -57,8 +57,9 @@ class BatchApi:
         self.server = settings.server()
         self._settings = settings
         self._openai = load_library()
-        # Errors in the middle of a body are of the HTTP library that openai is built on, whichever that is.
-        self._http = importlib.import_module(self._openai.Timeout.__module__.partition(".")[0])
+        # Errors in the middle of a body are of the HTTP library that openai is built on: httpx, or its successor.
+        built_on = (each.__module__.partition(".")[0] for each in self._openai.DefaultHttpxClient.__mro__)
+        self._http = importlib.import_module(next(name for name in built_on if name.startswith("httpx")))
         self._api = self._openai.OpenAI(
             api_key=self.server.key,
             base_url=settings.base_url or OPENAI_URL,
@@ -114,8 +115,12 @@ class BatchApi:
             return self._only(self._find(tag, since) or [batch]) if perhaps_there or attempt else batch
         raise self._silent(last)
 
-    def retrieve(self, batch: str) -> Object:
+    def retrieve(self, batch: str, record: Path) -> Object:
         """Look up a batch.
+
+        Args:
+            batch: Its id.
+            record: Folder of what is known of it here, for the error.
 
         Raises:
             SilentServerError: No answer now.
@@ -124,11 +129,16 @@ class BatchApi:
         return self._ask(
             partial(self._api.batches.with_raw_response.retrieve, batch),
             missing=f"it does not know the batch {batch}; was it made with another key than the one in "
-            f"{self.server.key_variable}?",
+            f"{self.server.key_variable}? If it is gone, delete {record}: then what it held is asked, and paid, again",
         )
 
-    def read_file(self, file: str, take: Callable[[bytes], None]) -> None:
-        """Read a file line by line; where the connection breaks all is read anew, so a line may be taken twice."""
+    def read_file(self, file: str, take: Callable[[bytes], None], record: Path) -> None:
+        """Read a file line by line; where the connection breaks all is read anew, so a line may be taken twice.
+
+        Raises:
+            SilentServerError: It cannot be read now.
+            JudgeError: It is gone.
+        """
         last = Again("unreachable", "never tried")
         for attempt in range(self._settings.attempts):
             if attempt:
@@ -136,7 +146,9 @@ class BatchApi:
             outcome = self._guarded(lambda: self._stream(file, take))
             if outcome is None:
                 return
-            last = self._again(outcome, f"it has no file {file} any more")
+            last = self._again(
+                outcome, f"it has no file {file} any more: delete {record}, then what it held is asked, and paid, again"
+            )
         raise self._silent(last)
 
     def _stream(self, file: str, take: Callable[[bytes], None]) -> None:
