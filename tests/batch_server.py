@@ -68,6 +68,10 @@ class BatchServer(ChatServer):
         super().__post_init__()
         self._plans: dict[str, Plan] = {}
 
+    def finish_soon(self, batch: str) -> None:
+        """Let a batch end, whatever was planned for it."""
+        self._plans[batch] = Plan()
+
     async def _other_page(
         self, request: str, headers: Mapping[str, str], raw: bytes, writer: asyncio.StreamWriter
     ) -> bool:

@@ -1,5 +1,7 @@
 """Processes that fetch in batches and are killed, one after each step: ``python -m tests.killed_batch PROFILE COUNT``.
 
+With ``FIRST LAST`` after that only these answers are fetched, by one process that nobody kills.
+
 A step is what changes anything: a write of the journal, a file that is moved or removed, replies that are kept. The
 first child is killed before its first step, the second after it, and so on, each after the whole of the others' work
 was begun anew in a cache of its own and is then finished by a child that lives. Prints a line of JSON for each.
@@ -89,4 +91,7 @@ def main(profile: str, count: int) -> None:
 if __name__ == "__main__":
     import openai  # noqa: F401 (once, not in every child)
 
-    main(sys.argv[1], int(sys.argv[2]))
+    if sys.argv[3:]:
+        fetch(sys.argv[1], items(int(sys.argv[2]))[int(sys.argv[3]) : int(sys.argv[4])])
+    else:
+        main(sys.argv[1], int(sys.argv[2]))

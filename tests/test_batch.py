@@ -52,8 +52,8 @@ def open_parts(server: BatchServer) -> list[Part]:
     return Journal(journal_folder(ChatSettings(model="small", base_url=server.url))).open_parts()
 
 
-def deque_of(*faults: Fault | None) -> deque[Fault]:
-    return deque(fault for fault in faults if fault is not None)
+def deque_of(*faults: Fault) -> deque[Fault]:
+    return deque(faults)
 
 
 def fate(kind: str, text: str = "number 0") -> Callable[[str, Any], str]:
@@ -234,7 +234,7 @@ def test_mishaps_of_every_endpoint_pass(
     if (endpoint, kind) == ("content", "garbage"):
         pytest.skip("garbage in a file is a matter of its lines")
     fault = Fault(kind, headers={"retry-after-ms": "20"} if kind == "429" else {}, seconds=0.3)
-    server.mishaps[endpoint] = deque_of(fault, fault if kind == "500" else None)
+    server.mishaps[endpoint] = deque([fault] * (1 + (kind == "500")))
     if endpoint == "create":
         server.mishaps["list"] = deque_of(Fault("500"))
     told: list[str] = []
@@ -264,14 +264,12 @@ def test_a_server_that_falls_silent_is_waited_for_and_one_that_never_speaks_is_n
     server.mishaps = {"retrieve": deque_of(*[Fault("503")] * 4)}
     judge(client=client | {"batch": {"poll": 0.01}}).fetch_in_batches(items(2), told.append)
     assert any("1 tries came to nothing (answered 503" in line for line in told)
-    server.mishaps = {"retrieve": deque_of(Fault("503"))}
-    server.plans.append(Plan(polls=1))
+    server.mishaps = {"upload": deque_of(Fault("503"))}
     with pytest.raises(JudgeError, match="the same command picks it up"):
         judge(client=client | {"batch": {"poll": 0.01}}).fetch_in_batches(items(4), told.append)
     judge().fetch_in_batches(items(4), told.append)
     assert len(server.batches) == 2
-    server.mishaps = {"retrieve": deque_of(None, *[Fault("503")] * 3)}
-    server.plans.append(Plan(polls=50))
+    server.mishaps = {"retrieve": deque_of(Fault("503"))}
     with pytest.raises(JudgeError, match="came to nothing"):
         judge(client=client | {"batch": {"poll": 0.01, "silence": 1e-6}}).fetch_in_batches(items(6), told.append)
     judge().fetch_in_batches(items(6), told.append)
