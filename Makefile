@@ -70,7 +70,7 @@ wheel: .venv-test/ready
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make test-vllm PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/python -m pip install --quiet --upgrade pip
-	.venv-vllm/bin/python -m pip install --quiet $(INDEX) "$(VLLM)" --editable '.[hf,test]' || { echo \
+	.venv-vllm/bin/python -m pip install --quiet $(INDEX) "$(VLLM)" --editable '.[hf,judge,test]' || { echo \
 		"Where pip does not find torch's CPU build: make test-vllm TORCH_INDEX=https://download.pytorch.org/whl/cpu"; exit 1; }
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@

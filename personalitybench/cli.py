@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -20,7 +20,6 @@ from personalitybench.runs.judges_commands import judges_app
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from personalitybench.leaderboard.examples import Example
     from personalitybench.leaderboard.schema import Leaderboard
 
 app = typer.Typer(
@@ -118,10 +117,14 @@ def run(
 @app.command(
     epilog="Examples: `personalitybench judge runs/demo --judge my-server.yaml --dry-run` · "
     "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06` · "
-    "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06 --batch`"
+    "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06 --batch` · "
+    "`personalitybench judge lm-eval-output --judge offline`"
 )
 def judge(
-    run: Annotated[Path, typer.Argument(help="Folder of a run whose answers are there, such as runs/demo.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Folder of a run, such as runs/demo, or one that lm_eval was given as --output_path."),
+    ],
     *,
     judges: Annotated[
         list[str] | None,
@@ -135,7 +138,7 @@ def judge(
         bool, typer.Option("--batch", help="Ask judges through OpenAI's Batch API: cheaper, within a day.")
     ] = False,
 ) -> None:
-    """Have the answers of a run rated by a judge, and make its board; no model of the suite is needed.
+    """Have saved answers rated by a judge, and make its board; the model that wrote them is not needed.
 
     Interrupt it when you like: replies that were paid are kept, and the same command goes on from there. With
     `--batch` what was sent goes on at the server meanwhile.
@@ -143,7 +146,7 @@ def judge(
     from personalitybench.runs.judge_command import judge_run  # noqa: PLC0415
 
     with _resumable():
-        judge_run(run, judges or [], _console(), budget=budget, dry_run=dry_run, batch=batch)
+        judge_run(folder, judges or [], _console(), budget=budget, dry_run=dry_run, batch=batch)
 
 
 @app.command(
@@ -269,16 +272,18 @@ def board_from_lm_eval(
     folders: Annotated[list[Path], typer.Argument(help="Folders given to lm_eval as --output_path.")],
     output: Annotated[Path, typer.Option(help="Folder for the board.")] = Path("board"),
     name: Annotated[str, typer.Option(help="Name of the board.")] = "lm-eval",
+    floors: Annotated[
+        bool, typer.Option(help="Floors: what the judge gives to answers that show no trait; rated once on a machine.")
+    ] = True,
 ) -> None:
-    """Make a board from lm-eval's results and samples (`--output_path ... --log_samples`)."""
-    from personalitybench.judging import create_judge  # noqa: PLC0415
-    from personalitybench.leaderboard.build import build_board  # noqa: PLC0415
-    from personalitybench.leaderboard.examples import pick_examples  # noqa: PLC0415
-    from personalitybench.leaderboard.lm_eval_results import read_cells  # noqa: PLC0415
+    """Make a board of each judge from lm-eval's results and samples (`--output_path ... --log_samples`)."""
+    from personalitybench.runs.boards import publish  # noqa: PLC0415
+    from personalitybench.runs.lm_eval_board import boards_of_folders  # noqa: PLC0415
 
-    cells = [cell for folder in folders for cell in read_cells(folder)]
-    caveat = create_judge(cells[0].judge["id"]).profile.caveat if cells else ""
-    _show_and_write(build_board(name, cells, caveat=caveat), output, pick_examples(cells))
+    console = _console()
+    with _resumable():
+        boards = boards_of_folders(folders, name, console, floors=floors)
+    publish(boards, output, list(boards)[:1], console)
 
 
 @boards_app.command("show")
@@ -292,14 +297,14 @@ def board_show(
     _show_and_write(read_board(board), output)
 
 
-def _show_and_write(board: Leaderboard, output: Path | None, examples: Sequence[Example] = ()) -> None:
+def _show_and_write(board: Leaderboard, output: Path | None) -> None:
     from personalitybench.leaderboard.render import write_board  # noqa: PLC0415
     from personalitybench.leaderboard.summary import board_table  # noqa: PLC0415
 
     console = _console()
     console.print(board_table(board))
     if output is not None:
-        for path in write_board(board, output, examples=examples):
+        for path in write_board(board, output):
             console.print(str(path), highlight=False, soft_wrap=True)
 
 

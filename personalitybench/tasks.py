@@ -31,7 +31,7 @@ from personalitybench.judging import (
     rate_all,
     verdict_from_json,
 )
-from personalitybench.judging.base import Rating
+from personalitybench.judging.base import Rating, fingerprint
 from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, create_method
 from personalitybench.metrics.fluency import TEXT_MEASURES, measure_text
 from personalitybench.prompts import load_wording
@@ -148,8 +148,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         self.chat_template = False
         self.system_instruction: str | None = None
         self.method = self._make_method()
-        for judge in self.options.judge_ids:
-            create_judge(judge)  # a wrong name is told before the answers are drawn, not after
+        self.judges = _by_id(self.options.judge_ids)  # a wrong name is told before the answers are drawn, not after
         config = {key: value for key, value in config.items() if key != "class"}
         super().__init__(
             config=config
@@ -268,7 +267,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
     def dump_config(self) -> dict[str, Any]:
         """Add the identity to what lm-eval writes into ``results_*.json``."""
         dumped: dict[str, Any] = super().dump_config()
-        judged = {name: judge_fingerprint(name) for name in self.options.judge_ids}
+        judged = {id_: judge_fingerprint(name) for id_, name in self.judges.items()}
         record = {
             "target": str(self.target),
             "judges": judged,
@@ -291,8 +290,8 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         return method
 
     def _filter_list(self) -> list[dict[str, Any]]:
-        names: list[str | None] = [*self.options.judge_ids] or [None]
-        return [{"name": name or UNJUDGED, "filter": [{"function": FILTER, "judge": name}]} for name in names]
+        judges: dict[str, str | None] = {**self.judges} or {UNJUDGED: None}
+        return [{"name": id_, "filter": [{"function": FILTER, "judge": name}]} for id_, name in judges.items()]
 
 
 class IdentifyTask(PersonalityTask):
@@ -341,10 +340,10 @@ class JudgeFilter(Filter):  # type: ignore[misc]  # lm-eval publishes no types
         ]
 
 
-def rating_requests(docs: Sequence[Mapping[str, Any]], answers: Sequence[str]) -> list[RatingRequest]:
+def rating_requests(docs: Sequence[Mapping[str, Any]], answers: Sequence[str], repeat: int = 0) -> list[RatingRequest]:
     """What is to be rated: each answer for its question's trait, and for fluency."""
     return [
-        RatingRequest(doc["question"], answer, aspect)
+        RatingRequest(doc["question"], answer, aspect, repeat)
         for doc, answer in zip(docs, answers, strict=True)
         for aspect in (doc["trait"], FLUENCY)
     ]
@@ -355,13 +354,14 @@ def judge_answers(
     docs: Sequence[Mapping[str, Any]],
     answers: Sequence[str],
     report: RatingsReport | None = None,
+    repeat: int = 0,
 ) -> list[dict[str, Verdict]]:
-    """Rate each answer for its question's trait and for fluency.
+    """Rate each answer for its question's trait and for fluency, as the asking of that number.
 
     Returns:
         For each answer ``{"trait": verdict, "fluency": verdict}``.
     """
-    verdicts = list(rate_all(create_judge(judge), rating_requests(docs, answers), report))
+    verdicts = list(rate_all(create_judge(judge), rating_requests(docs, answers, repeat), report))
     return [
         {"trait": trait_verdict, "fluency": fluency_verdict}
         for trait_verdict, fluency_verdict in zip(verdicts[::2], verdicts[1::2], strict=True)
@@ -370,12 +370,7 @@ def judge_answers(
 
 def judge_fingerprint(name: str) -> dict[str, str]:
     """Identity of a judge as a row records it."""
-    judge = create_judge(name)
-    return {
-        "id": judge.profile.id,
-        "profile_sha256": judge.profile.sha256,
-        "rubric_sha256": judge.rubric_sha256,
-    }
+    return fingerprint(create_judge(name))
 
 
 def score_document(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
@@ -392,6 +387,24 @@ def score_document(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, 
     if trait_verdict is not None:
         metrics[UNRATED] = float(not isinstance(trait_verdict, Rating))
     return metrics
+
+
+def _by_id(names: Sequence[str]) -> dict[str, str]:
+    """Judges as they were named, by the ids that stand in the results.
+
+    Raises:
+        ConfigurationError: No such judge, or two of one id.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        id_ = create_judge(name).profile.id
+        if id_ in found:
+            raise ConfigurationError(
+                f"judges {found[id_]!r} and {name!r} have the same id {id_!r}: columns are named by it, so name each "
+                "judge once, or give one of the profiles another id"
+            )
+        found[id_] = name
+    return found
 
 
 @lru_cache(maxsize=1)

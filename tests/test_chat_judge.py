@@ -21,9 +21,10 @@ pytest.importorskip("openai")
 from personalitybench.errors import ConfigurationError, JudgeError, JudgeModelError, StorageError
 from personalitybench.judging import Rating, RatingRequest, Unrated, rate_all
 from personalitybench.judging.base import JudgeProfile, create_judge, judge_names, load_profile
-from personalitybench.judging.chat_judge import AGAIN, ChatJudge, store_path
+from personalitybench.judging.chat_judge import ChatJudge, store_path
 from personalitybench.judging.prices import Price
 from personalitybench.judging.responses import ResponseStore
+from personalitybench.judging.rubrics import AGAIN
 from tests.chat_server import ChatServer, Fault
 from tests.killed_judge import items
 

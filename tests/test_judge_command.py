@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,22 +59,41 @@ def test_a_run_is_rated_by_another_judge(
     assert told.returncode == 0, told.stderr
     assert not chat_server.requests
     row = [cell.strip() for line in told.stdout.splitlines() if "served" in line for cell in line.split("│")[1:-1]]
-    assert row[:2] == ["served", "8"]
+    assert row[:2] == ["served", str(8 + 2 * 160)], "answers and floors, each for its trait and for fluency"
     assert row[-1] == "no price known"
+
+    (tmp_path / "two.yaml").write_text("{id: two, provider: panel, summary: x, settings: {judges: [served, offline]}}")
+    told = command("judge", "out", "--judge", "two", "--dry-run", folder=tmp_path)
+    assert told.returncode == 0, told.stderr
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in told.stdout.splitlines() if "two" in line]
+    assert cells == [["two > served", *row[1:]]], "a panel costs what its members do"
 
     done = command("judge", "out", "--judge", "served", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     asked = len(chat_server.requests)
     assert int(row[3].replace(",", "")) == asked > 0
     assert f"judge served: {asked} replies asked for, " in done.stdout
+    progress = r"judge none by served: \d+ answers in [\d.]+ s, [\d.]+ answers/s, [1-9][\d,]* tokens"
+    assert re.search(progress, done.stdout)
     board = json.loads((tmp_path / "out" / "leaderboard-served.json").read_text())
     assert board["judge"]["id"] == "served"
+    # Whatever names extraversion is rated 5, and it is named to the judge of that trait each time.
+    floors = {floor["kind"]: floor for floor in board["floors"]["rows"]}
+    assert floors["keywords"]["targets"]["extraversion:high"]["mean"] == 5.0
+    assert floors["keywords"]["targets"]["extraversion:low"]["mean"] == 1.0
+    own = json.loads(before)["floors"]["rows"]
+    assert [floor["kind"] for floor in own] == list(floors)
+    assert own != board["floors"]["rows"], "each board has the floors of its own judge"
     # Rated 5 by name: 5 toward the high pole and 1 toward the low one make 6, the neutral sum of two poles.
     assert "6.00" in done.stdout
     assert (tmp_path / "out" / "leaderboard.json").read_bytes() == before
 
     command("judge", "out", "--judge", "served", folder=tmp_path)
     assert len(chat_server.requests) == asked
+    plain = tmp_path / "out" / "suite.yaml"
+    plain.write_text(plain.read_text().replace("floors: true", "floors: false"))
+    assert command("judge", "out", "--judge", "served", folder=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "out" / "leaderboard-served.json").read_text())["floors"] is None
     refused = command("judge", "out", "--judge", "served", "--budget", "1", folder=tmp_path)
     assert refused.returncode == 2
     assert "no price of its model is known" in refused.stderr

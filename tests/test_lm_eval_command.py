@@ -15,6 +15,7 @@ import pytest
 
 from personalitybench.lm_eval_entry import lm_eval_tasks_folder
 from personalitybench.tasks import tasks_folder
+from tests.chat_server import ChatServer as JudgeServer
 
 pytestmark = pytest.mark.model
 
@@ -115,6 +116,36 @@ def test_dummy(tmp_path: Path) -> None:
     found = results(tmp_path / "out")["results"]["personalitybench_openness"]
     assert found["words,offline"] == 1.0
     assert found["unfinished,offline"] == 1.0
+
+
+def test_several_judges_give_several_columns(chat_server: JudgeServer, tmp_path: Path) -> None:
+    """One of them behind a server and named by its file: columns go by the id, and no path is in the results."""
+    profile = tmp_path / "profile-of-mine.yaml"
+    settings = {"model": "small", "base_url": chat_server.url, "sampling": {"temperature": 0}}
+    profile.write_text(json.dumps({"id": "served", "provider": "chat", "summary": "for tests", "settings": settings}))
+    chat_server.answer = lambda body: "It says little. [[4]]"
+
+    def run(*judges: str) -> subprocess.CompletedProcess[str]:
+        return lm_eval(
+            *("--include_path", str(tasks_folder()), "--tasks", "personalitybench_openness", "--model", "dummy"),
+            *("--metadata", json.dumps({"method": "none", "judge": judges}), "--limit", "2"),
+            *("--output_path", str(tmp_path / "out"), "--log_samples"),
+            cwd=tmp_path,
+        )
+
+    done = run("offline", str(profile))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = results(tmp_path / "out")
+    high, low = (found["results"][f"personalitybench_openness_{pole}"] for pole in ("high", "low"))
+    assert (high["trait_score,served"], low["trait_score,served"], high["fluency,served"]) == (4.0, 2.0, 4.0)
+    assert 1 <= high["trait_score,offline"] <= 5
+    recorded = found["configs"]["personalitybench_openness_high"]["metadata"]["personalitybench"]["judges"]
+    assert list(recorded) == ["offline", "served"]
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(profile.read_text())
+    twice = run(str(copy), str(profile))
+    assert twice.returncode != 0
+    assert "have the same id 'served'" in twice.stderr
 
 
 class ChatServer(ThreadingHTTPServer):

@@ -96,7 +96,7 @@ def test_the_text_is_read_and_nothing_is_run(publish: Callable[[str], None], tmp
     assert rubric.messages(RatingRequest("A SECRET", "I go.", FLUENCY)) == [
         {"role": "user", "content": "Fluent? I go."}
     ]
-    assert rubric.read("Short. Rating: [[4]]") == Rating(4.0, "Short. Rating:")
+    assert rubric.read("Short. Rating: [[4]]", "openness") == Rating(4.0, "Short. Rating:")
     assert set(rubric.turns) == {*TRAIT_NAMES, FLUENCY}
     assert not (tmp_path / "marker").exists()
     (kept,) = cache.rglob("score_with_gpt.py")

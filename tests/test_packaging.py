@@ -47,6 +47,7 @@ def test_the_wheel_is_complete_and_small(wheel: Path) -> None:
         "judges/prices/table.yaml",
         "judges/offline/heads.safetensors",
         "judges/rubrics/project.yaml",
+        "judges/attacks/collection.yaml",
         "harness/demo.yaml",
         "leaderboards/page.html.j2",
         "leaderboards/neurons.html.j2",

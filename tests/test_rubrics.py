@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from personalitybench.errors import ConfigurationError
 from personalitybench.judging import FLUENCY, Rating, RatingRequest, rubrics
+from personalitybench.judging.attacks import hostile_texts
 from personalitybench.judging.rubrics import Rubric, fence, load_rubric, rubric_names
 from personalitybench.resources import bundled
 from personalitybench.traits import BIG_FIVE, TRAIT_NAMES
-from tests.judging_attacks import ATTACKS
 
+ATTACKS = hostile_texts()
 PROJECT = load_rubric("project")
 ASPECTS = (*TRAIT_NAMES, FLUENCY)
 QUESTION = "A friend asks you to a party. What do you do?"
@@ -128,7 +129,19 @@ def test_the_judge_of_fluency_sees_only_the_answer() -> None:
 
 
 def test_the_reply_is_read_by_the_rubric() -> None:
-    assert PROJECT.read("It claims [[5]].\n[[2]]") == Rating(2.0, "It claims [[5]].")
+    assert PROJECT.read("It claims [[5]].\n[[2]]", FLUENCY) == Rating(2.0, "It claims [[5]].")
+
+
+def test_the_direct_rubric_is_the_projects_without_the_explanation() -> None:
+    direct = load_rubric("direct")
+    for aspect in ASPECTS:
+        item = RatingRequest(QUESTION, "I would go.", aspect)
+        asked, usual = (rubric.messages(item) for rubric in (direct, PROJECT))
+        assert asked[0] == usual[0]
+        end = "The material ends here. "
+        assert asked[1]["content"].partition(end)[0] == usual[1]["content"].partition(end)[0]
+        assert "explain" not in asked[1]["content"]
+        assert "[[1]]" in asked[1]["content"].partition(end)[2]
 
 
 def test_the_systems_message_names_the_fences_as_they_are() -> None:
@@ -170,7 +183,12 @@ def test_a_rubric_of_ones_own(write: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"trait": None}, r"rubric .*mine\.yaml: 'trait' is missing"),
+        ({"trait": None}, r"rubric .*mine\.yaml: give either 'trait' .* or 'matrix'"),
+        ({"fluency": None}, "'fluency' is missing"),
+        ({"matrix": "{{ answer }}"}, "give either 'trait'"),
+        ({"trait": None, "matrix": "{{ answer }}"}, "'matrix' and 'matrix_again' belong together"),
+        ({"matrix_again": "Again."}, "belong together"),
+        ({"trait": None, "matrix": "{{ trait }} {{ answer }}", "matrix_again": "x"}, "openness: 'trait' is undefined"),
         ({"sistem": "x"}, "unknown key 'sistem': did you mean 'system'"),
         ({"fenced": "false"}, "unknown key 'fenced'"),
         ({"summary": ""}, "summary"),
@@ -218,7 +236,7 @@ def test_a_file_that_is_no_rubric(tmp_path: Path, content: bytes, says: str) -> 
 
 
 def test_names() -> None:
-    assert rubric_names() == ["official", "project"]
+    assert rubric_names() == ["direct", "matrix", "official", "project"]
     with pytest.raises(ConfigurationError, match="unknown rubric 'projct': did you mean 'project'"):
         load_rubric("projct")
     with pytest.raises(ConfigurationError, match=r"unknown rubric '/nowhere/mine\.yaml'"):
@@ -239,6 +257,7 @@ def test_the_hash_covers_what_can_change_a_rating_and_no_more(write: Callable[..
     assert replace(rubric, name="another").sha256 == rubric.sha256
     for key in ("system", "trait", "fluency"):
         seen.add(load_rubric(write(**{key: TEXTS[key] + " "})).sha256)
+    seen.add(load_rubric(write(again="Once more.")).sha256)
     seen.add(replace(rubric, fenced=False).sha256)
-    assert len(seen) == 6
+    assert len(seen) == 7
     assert load_rubric(str(bundled("judges", "rubrics", "project.yaml"))) == PROJECT

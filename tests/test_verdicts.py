@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalitybench.judging import Rating, Unrated
+from personalitybench.judging.attacks import hostile_texts
 from personalitybench.judging.verdicts import read_rating
-from tests.judging_attacks import ATTACKS
 
+ATTACKS = hostile_texts()
 BRACKETY = st.text(alphabet=st.sampled_from("[]1234567890 .-\naor:")) | st.text()
 
 

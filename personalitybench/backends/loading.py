@@ -17,9 +17,36 @@ from lm_eval.models.utils import Collator
 
 from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VLLM
 from personalitybench.errors import MissingDependencyError, ModelError
+from personalitybench.models import resolve_model
 
 # Model types that load weights themselves; the others are spoken to by the name of a model.
 LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm", STEERABLE, STEERABLE_VLLM})
+
+
+def model_arguments(
+    backend: str, name: str, revision: str | None, args: Mapping[str, Any]
+) -> tuple[dict[str, Any], str | None]:
+    """Arguments for lm-eval's model class, the model's name resolved.
+
+    Args:
+        backend: lm-eval model type.
+        name: Local folder, hub name, or ``demo``; for an API the model's name there.
+        revision: Hub revision.
+        args: Arguments besides.
+
+    Returns:
+        The arguments, and the revision of the weights where these are loaded here.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    if backend in LOCAL_BACKENDS:
+        resolved = resolve_model(name, revision)
+        given = {**args, "revision": revision} if revision else dict(args)
+        return {"pretrained": resolved.location, **given}, resolved.identity.revision
+    if backend == "dummy":
+        return dict(args), None
+    return {"model": name, **args}, None
 
 
 def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: str | None) -> LM:
@@ -62,7 +89,7 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
         except (OSError, ValueError, TypeError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"backend {backend!r} cannot load a model with {dict(args)}: {first}") from error
-        if _is_transformers(backend):
+        if is_transformers(backend):
             from personalitybench.backends.grouped_attention import group_queries  # noqa: PLC0415 (torch)
 
             group_queries(model.model)
@@ -121,14 +148,15 @@ def _set_transformers_bars(*, enabled: bool) -> None:
 
 def _default_device(backend: str) -> str | None:
     """The first GPU if torch sees one, else the processor; other backends choose for themselves."""
-    if not _is_transformers(backend):
+    if not is_transformers(backend):
         return None
     import torch  # noqa: PLC0415 (heavy, and optional)
 
     return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
-def _is_transformers(backend: str) -> bool:
+def is_transformers(backend: str) -> bool:
+    """Whether a model type runs on transformers in this process."""
     return backend in LOCAL_BACKENDS and "vllm" not in backend
 
 

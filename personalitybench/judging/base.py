@@ -12,8 +12,8 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -66,10 +66,18 @@ class RatingRequest:
 
 @dataclass(frozen=True)
 class Rating:
-    """A verdict: ``value`` from 1 (low pole, not fluent) to 5 (high pole, fluent), seen from the trait's name."""
+    """A verdict, seen from the trait's name.
+
+    Attributes:
+        value: From 1 (low pole, not fluent) to 5 (high pole, fluent).
+        explanation: The judge's words.
+        basis: What the value was made of, where that is more than words: plain JSON data, such as the probabilities of
+            the ratings, or the verdicts of a panel's members. No figure of a board depends on it.
+    """
 
     value: float
     explanation: str = ""
+    basis: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.value <= 5.0:
@@ -77,7 +85,8 @@ class Rating:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON data."""
-        return {"rating": self.value} | ({"explanation": self.explanation} if self.explanation else {})
+        more = {"explanation": self.explanation, "basis": dict(self.basis)}
+        return {"rating": self.value} | {name: value for name, value in more.items() if value}
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ def verdict_from_json(value: Mapping[str, Any]) -> Verdict:
     """Read what :meth:`Rating.to_json` or :meth:`Unrated.to_json` wrote."""
     if "unrated" in value:
         return Unrated(str(value["unrated"]), str(value.get("detail", "")))
-    return Rating(float(value["rating"]), str(value.get("explanation", "")))
+    return Rating(float(value["rating"]), str(value.get("explanation", "")), dict(value.get("basis", {})))
 
 
 class Sunset(BaseModel):
@@ -124,7 +133,7 @@ class JudgeProfile(BaseModel):
     """A judge as a file (``judges/*.yaml``).
 
     Attributes:
-        id: Its name; names the filter in lm-eval and the board in a leaderboard.
+        id: Its name; names the filter in lm-eval and the board in a leaderboard, and stands in the names of files.
         provider: Registered class that does the rating.
         summary: One line for lists.
         caveat: What a reader of its numbers must know; printed with every board.
@@ -135,7 +144,7 @@ class JudgeProfile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(min_length=1)
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     provider: str
     summary: str
     caveat: str = ""
@@ -167,14 +176,20 @@ class Judge(Protocol):
     """
 
     profile: JudgeProfile
-    at_a_time: ClassVar[int]
+
+    @property
+    def at_a_time(self) -> int:
+        """How many answers it is given at a time."""
 
     @property
     def rubric_sha256(self) -> str:
         """Hash of the rubric."""
 
     async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
-        """Rate items; one verdict each, in the same order. Every item is reported once, as soon as it is rated."""
+        """Rate items; one verdict each, in the same order. Every item is reported once, as soon as it is rated.
+
+        It is awaited beside other judges (a panel), so what computes for long does it in a thread.
+        """
 
 
 class JudgeClass(Protocol):
@@ -191,7 +206,9 @@ judges: Registry[JudgeClass] = Registry(
     "personalitybench.judges",
     {
         "chat": "personalitybench.judging.chat_judge:ChatJudge",
+        "local-logits": "personalitybench.judging.local_logits:LocalLogitsJudge",
         "offline": "personalitybench.judging.offline:OfflineJudge",
+        "panel": "personalitybench.judging.panel:PanelJudge",
     },
 )
 
@@ -228,7 +245,7 @@ def load_profile(name: str) -> JudgeProfile:
     return validate(JudgeProfile, content, f"judge profile {path}")
 
 
-@lru_cache(maxsize=8)
+@cache  # none is ever dropped: a judge's budget and spending are this one object's
 def create_judge(name: str) -> Judge:
     """Build a judge by the id of its profile; the same judge (with its loaded model) for the same name.
 
@@ -239,6 +256,15 @@ def create_judge(name: str) -> Judge:
     if warning := profile.warning(dt.datetime.now(dt.UTC).date()):
         logger.warning(warning)
     return judges.get(profile.provider)(profile)
+
+
+def fingerprint(judge: Judge) -> dict[str, str]:
+    """Identity of a judge, as a row records it."""
+    return {
+        "id": judge.profile.id,
+        "profile_sha256": judge.profile.sha256,
+        "rubric_sha256": judge.rubric_sha256,
+    }
 
 
 def rate_all(judge: Judge, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:

@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,6 @@ from personalitybench.judging.responses import ResponseStore
 
 Messages = Sequence[Mapping[str, str]]
 Say = Callable[[str], None]
-Wanted = Iterable[tuple[str, Messages]]
-"""Keys of replies, and the messages that they reply to."""
 
 ASKED_AGAIN = 2
 """Batches after the first that ask for what is missing; what is still missing is asked live."""
@@ -41,6 +40,23 @@ _ENDED = frozenset({"failed", "completed", "expired", "cancelled"})
 _FULL = frozenset({"token_limit_exceeded", "queue_limit_exceeded"})  # what may be under way at a time is used up
 _LOOKED_UP = 1000  # keys that are looked for in the store together
 _SAY_COUNTS = 20.0  # seconds between two lines that only count
+
+
+@dataclass(frozen=True)
+class WantedReply:
+    """A reply that is needed.
+
+    Attributes:
+        key: Of the reply in the store.
+        messages: What it replies to.
+        form: What is sent besides the sampling, such as ``response_format``.
+        most_written: Tokens of the reply at most, for the budget.
+    """
+
+    key: str
+    messages: Messages
+    form: Mapping[str, Any]
+    most_written: int
 
 
 class BatchOptions(BaseModel):
@@ -69,7 +85,6 @@ class Batches:
         options: How batches are made.
         store: Where replies go.
         spending: Where their tokens are counted; its budget is kept.
-        most_written: Tokens of a reply at most, for the budget.
         say: Told what happens, a line at a time.
     """
 
@@ -79,8 +94,6 @@ class Batches:
         options: BatchOptions,
         store: ResponseStore,
         spending: Spending,
-        *,
-        most_written: int,
         say: Say,
     ) -> None:
         self.unrated: dict[str, Unrated] = {}
@@ -88,13 +101,12 @@ class Batches:
         self._options = options
         self._store = store
         self._spending = spending
-        self._most_written = most_written
         self._say = say
         self._journal = Journal(journal_folder(settings))
         self._said: dict[str, tuple[str, int, float]] = {}
         self._heard: float | None = None
 
-    def fetch(self, wanted: Wanted, *, wait: bool = True) -> dict[str, Unrated]:
+    def fetch(self, wanted: Iterable[WantedReply], *, wait: bool = True) -> dict[str, Unrated]:
         """Have the replies fetched that are not there, and wait for those that are under way.
 
         Args:
@@ -129,7 +141,7 @@ class Batches:
 
     # Deciding what is asked.
 
-    def _plan(self, wanted: Wanted) -> list[str]:
+    def _plan(self, wanted: Iterable[WantedReply]) -> list[str]:
         """Write down what is to be asked; gives the names of all parts to wait for."""
         with self._journal.alone():
             # Parts first: one that is finished meanwhile by another process has its replies in the store.
@@ -154,35 +166,39 @@ class Batches:
             self._say(f"batches: {count:,} requests in {len(new)}; a batch may take up to 24 hours")
         return [*sorted(under_way), *(part.name for part in new)]
 
-    def _missing(self, wanted: Wanted, places: Mapping[str, str], under_way: set[str]) -> Wanted:
+    def _missing(
+        self, wanted: Iterable[WantedReply], places: Mapping[str, str], under_way: set[str]
+    ) -> Iterator[WantedReply]:
         """Pass over what is there or under way, noting the parts of the latter."""
-        for key, messages in absent(wanted, self._store):
-            if key in places:
-                under_way.add(places[key])
+        for each in absent(wanted, self._store):
+            if each.key in places:
+                under_way.add(places[each.key])
             else:
-                yield key, messages
+                yield each
 
-    def _requests(self, wanted: Wanted) -> Iterator[Request]:
-        for key, messages in wanted:
-            turns = [{name: valid_text(text) for name, text in turn.items()} for turn in messages]
-            body = {"model": self._settings.model, "messages": turns, **self._settings.sampling}
-            yield Request(request_line(key, ENDPOINT, body), estimate_tokens(turns))
+    def _requests(self, wanted: Iterable[WantedReply]) -> Iterator[Request]:
+        for each in wanted:
+            turns = [{name: valid_text(text) for name, text in turn.items()} for turn in each.messages]
+            body = {"model": self._settings.model, "messages": turns, **self._settings.sampling, **each.form}
+            yield Request(request_line(each.key, ENDPOINT, body), estimate_tokens(turns), each.most_written)
 
     def _check_budget(self, parts: Sequence[Part]) -> None:
-        """Refuse what may cost more than is left of the budget."""
+        """Promise what parts may cost, or refuse what may be more than is left of the budget."""
         spending = self._spending
-        if not parts or spending.budget is None or spending.price is None or spending.dollars is None:
-            return
-        requests = sum(part.requests for part in parts)
-        tokens = sum(part.prompt_tokens for part in parts)
-        dollars = spending.batch_dollars(tokens, requests * self._most_written)
-        if dollars is not None and spending.dollars + dollars > spending.budget:
-            spent = f", after ${spending.dollars:.4f} that are spent" if spending.dollars else ""
+        costs = {part.name: self._cost(part) for part in parts}
+        dollars = sum(costs.values())
+        before = spending.toward_budget + spending.promised_but(costs)
+        if parts and spending.budget is not None and before + dollars > spending.budget:
+            spent = f", after ${before:.4f} that are spent or under way" if before else ""
             raise JudgeError(
-                f"the batch of {requests:,} requests may cost ${dollars:.4f}{spent}, which the budget of "
-                f"${spending.budget:g} does not allow: nothing of it was sent. Give a larger --budget, or leave "
-                "--batch out: then it ends when so much is spent"
+                f"the batch of {sum(part.requests for part in parts):,} requests may cost ${dollars:.4f}{spent}, which "
+                f"the budget of ${spending.budget:g} does not allow: nothing of it was sent. Give a larger --budget, "
+                "or leave --batch out: then it ends when so much is spent"
             )
+        spending.promised |= costs
+
+    def _cost(self, part: Part) -> float:
+        return self._spending.batch_dollars(part.prompt_tokens, part.completion_tokens) or 0.0
 
     # Waiting.
 
@@ -256,6 +272,7 @@ class Batches:
         if not there:
             return part
         if there == keys:
+            self._spending.promised.pop(part.name, None)
             return self._journal.finish(part.model_copy(update={"done": True}))
         return self._journal.rewrite(part, list(self._again(part, keys - there)))
 
@@ -285,6 +302,7 @@ class Batches:
             if isinstance(batch.get(kind), str):
                 api.read_file(batch[kind], results.take, self._journal.folder / part.name)
         results.keep()
+        self._spending.promised.pop(part.name, None)
         self._spending.count_batch(len(results.replied), results.prompt_tokens, results.completion_tokens)
         self.unrated |= results.unrated
         if results.garbage:
@@ -339,14 +357,15 @@ class Batches:
     def _numbered(self, part: Part) -> Iterator[tuple[int, str]]:
         """Lines of a part's file by number, from 1, with their keys."""
         for number, line in enumerate(self._journal.lines(part.name), 1):
-            yield number, Request(line, 0).key
+            yield number, Request(line).key
 
     def _again(self, part: Part, keys: set[str]) -> Iterator[Request]:
-        """Requests of a part that are asked again."""
+        """Requests of a part that are asked again; what each may write is what they may on average."""
+        written = -(-part.completion_tokens // part.requests)
         for line in self._journal.lines(part.name):
-            request = Request(line, 0)
+            request = Request(line)
             if request.key in keys:
-                yield Request(line, estimate_tokens(json.loads(line)["body"]["messages"]))
+                yield Request(line, estimate_tokens(json.loads(line)["body"]["messages"]), written)
 
 
 def journal_folder(settings: ChatSettings) -> Path:
@@ -362,21 +381,21 @@ def under_way(settings: ChatSettings) -> set[str]:
         return {key for part in journal.open_parts() for key in journal.keys(part.name)}
 
 
-def absent(wanted: Wanted, store: ResponseStore) -> Wanted:
+def absent(wanted: Iterable[WantedReply], store: ResponseStore) -> Iterator[WantedReply]:
     """Pass over replies that are there, and all but the first of equal requests."""
     seen: set[str] = set()
     rest = iter(wanted)
     while chunk := _take(rest, seen):
         there = {key for key, _ in store.read(chunk)}
-        yield from ((key, messages) for key, messages in chunk.items() if key not in there)
+        yield from (each for key, each in chunk.items() if key not in there)
 
 
-def _take(rest: Iterator[tuple[str, Messages]], seen: set[str]) -> dict[str, Messages]:
-    chunk: dict[str, Messages] = {}
-    for key, messages in rest:
-        if key not in seen:
-            seen.add(key)
-            chunk[key] = messages
+def _take(rest: Iterator[WantedReply], seen: set[str]) -> dict[str, WantedReply]:
+    chunk: dict[str, WantedReply] = {}
+    for each in rest:
+        if each.key not in seen:
+            seen.add(each.key)
+            chunk[each.key] = each
             if len(chunk) == _LOOKED_UP:
                 break
     return chunk

@@ -41,10 +41,12 @@ class Request:
     Attributes:
         line: The line with its newline.
         prompt_tokens: What it sends, estimated.
+        completion_tokens: What it may write.
     """
 
     line: bytes
-    prompt_tokens: int
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
     @property
     def key(self) -> str:
@@ -59,7 +61,7 @@ class Part(BaseModel):
         name: Of its folder.
         planned: When it was written: ISO time, UTC.
         requests: How many.
-        prompt_tokens: That they send, estimated.
+        prompt_tokens, completion_tokens: That they send, estimated, and may write.
         asked: How often its requests were in a batch before.
         input_file: The uploaded file at the server.
         attempt: Number of the batch that was made of it, or was about to be; 0: none yet.
@@ -78,6 +80,7 @@ class Part(BaseModel):
     planned: dt.datetime
     requests: int
     prompt_tokens: int
+    completion_tokens: int
     asked: int = 0
     input_file: str | None = None
     attempt: int = 0
@@ -147,8 +150,12 @@ class Journal:
     def rewrite(self, part: Part, requests: Sequence[Request]) -> Part:
         """Leave fewer requests in a part that was never sent."""
         write_atomically(self.requests_file(part.name), b"".join(request.line for request in requests))
-        tokens = sum(request.prompt_tokens for request in requests)
-        return self.write(part.model_copy(update={"requests": len(requests), "prompt_tokens": tokens}))
+        update = {
+            "requests": len(requests),
+            "prompt_tokens": sum(request.prompt_tokens for request in requests),
+            "completion_tokens": sum(request.completion_tokens for request in requests),
+        }
+        return self.write(part.model_copy(update=update))
 
     def finish(self, part: Part) -> Part:
         """Write the record of a part that is done, and give the room of its requests back."""
@@ -231,18 +238,25 @@ class Journal:
         self, name: str, rest: _Lookahead, most: int, most_bytes: int, *, asked: int = 0, held: bool = False
     ) -> Part:
         folder = self.folder / f"{_UNFINISHED}{name}"
-        count = size = tokens = 0
+        count = size = sent = written = 0
         with _reporting(folder):
             folder.mkdir()
             with (folder / "requests.jsonl").open("wb") as stream:
                 while rest.more and count < most and (not count or size + len(rest.first.line) <= most_bytes):
                     request = rest.take()
                     stream.write(request.line)
-                    count, size, tokens = count + 1, size + len(request.line), tokens + request.prompt_tokens
+                    count, size = count + 1, size + len(request.line)
+                    sent, written = sent + request.prompt_tokens, written + request.completion_tokens
                 stream.flush()
                 os.fsync(stream.fileno())
         part = Part(
-            name=name, planned=dt.datetime.now(dt.UTC), requests=count, prompt_tokens=tokens, asked=asked, held=held
+            name=name,
+            planned=dt.datetime.now(dt.UTC),
+            requests=count,
+            prompt_tokens=sent,
+            completion_tokens=written,
+            asked=asked,
+            held=held,
         )
         write_json(folder / "part.json", part.model_dump(mode="json"))
         return part

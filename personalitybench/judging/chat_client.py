@@ -26,6 +26,7 @@ OPENAI_URL = "https://api.openai.com/v1"
 
 Messages = Sequence[Mapping[str, str]]
 Done = Callable[[int, Reply | Unrated], None]
+More = Callable[[int], Mapping[str, Any]]
 
 _LONGEST_BACKOFF = 16  # times the first one
 _NOT_SAMPLING = frozenset({"model", "messages", "stream", "n"})
@@ -134,11 +135,12 @@ class ChatClient:
         """Close all connections."""
         await self._api.close()
 
-    async def ask(self, messages: Messages) -> Reply | Unrated:
+    async def ask(self, messages: Messages, more: Mapping[str, Any] | None = None) -> Reply | Unrated:
         """Ask once, and again while that may help.
 
         Args:
             messages: Chat turns with ``role`` and ``content``.
+            more: What this request says besides the sampling, such as ``response_format``.
 
         Returns:
             The reply, or why there is none: ``refused``, ``truncated``, ``empty``, ``too-long`` (at the first try);
@@ -149,13 +151,14 @@ class ChatClient:
             JudgeModelError: The model is unknown or retired.
         """
         turns = [{name: valid_text(text) for name, text in turn.items()} for turn in messages]
+        body = {"messages": turns, **self.settings.sampling, **(more or {})}
         last = Again("unreachable", "never tried")
         for attempt in range(self.settings.attempts):
             if attempt:
                 await asyncio.sleep(self._pause(attempt, last))
             sent = await self.window.enter()
             try:
-                outcome = await self._try(turns)
+                outcome = await self._try(body)
                 if isinstance(outcome, Again) and outcome.turned_away:
                     self.window.turned_away(sent, outcome.wait)
                 elif isinstance(outcome, (Reply, Unrated)):
@@ -169,18 +172,19 @@ class ChatClient:
             last = outcome
         return Unrated(last.reason, f"after {self.settings.attempts} tries: {last.detail}")
 
-    async def ask_all(self, requests: Iterable[Messages], done: Done) -> None:
+    async def ask_all(self, requests: Iterable[Messages], done: Done, more: More = lambda _: {}) -> None:
         """Ask many; at most ``concurrency`` of them are taken from ``requests`` and not done at any moment.
 
         Args:
             requests: Messages of each request; taken one by one, as they are sent.
             done: Told the number of a request, from 0, and what came of it, as it comes (in no order).
+            more: What the request of a number says besides the sampling.
 
         Raises:
             JudgeError: As :meth:`ask`. It, and any error of ``requests`` or ``done``, ends all that is in flight.
         """
         numbered = iter(enumerate(requests))
-        tasks = [asyncio.create_task(self._work(numbered, done)) for _ in range(self.settings.concurrency)]
+        tasks = [asyncio.create_task(self._work(numbered, done, more)) for _ in range(self.settings.concurrency)]
         try:
             finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
@@ -190,11 +194,11 @@ class ChatClient:
         for task in finished:
             task.result()
 
-    async def _work(self, numbered: Iterator[tuple[int, Messages]], done: Done) -> None:
+    async def _work(self, numbered: Iterator[tuple[int, Messages]], done: Done, more: More) -> None:
         for number, messages in numbered:
-            done(number, await self.ask(messages))
+            done(number, await self.ask(messages, more(number)))
 
-    async def _try(self, turns: list[dict[str, str]]) -> Reply | Unrated | Again | JudgeError:
+    async def _try(self, body: Mapping[str, Any]) -> Reply | Unrated | Again | JudgeError:
         """Send once. Errors are returned: the library's hold the request with its headers, and must not be chained."""
         self.requests += 1
         try:
@@ -202,7 +206,7 @@ class ChatClient:
                 # All in extra_body, which goes out as it is: create() knows only OpenAI's settings, and its check of
                 # the messages costs a seventh of a request's processor time.
                 answer = await self._api.chat.completions.with_raw_response.create(
-                    model=self.settings.model, messages=[], extra_body={"messages": turns, **self.settings.sampling}
+                    model=self.settings.model, messages=[], extra_body=body
                 )
             outcome, prompt, completion = read_body(answer.http_response.content, self._server)
         except (TimeoutError, self._openai.APITimeoutError):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.errors import JudgeError, JudgeModelError
-from personalitybench.files import cache_folder, content_hash
+from personalitybench.files import cache_folder
 from personalitybench.judging.base import (
     EMPTY_ANSWER,
     JudgeProfile,
@@ -26,7 +26,7 @@ from personalitybench.judging.base import (
     Verdict,
     is_readable,
 )
-from personalitybench.judging.batch import Batches, BatchOptions, journal_folder, under_way
+from personalitybench.judging.batch import Batches, BatchOptions, WantedReply, journal_folder, under_way
 from personalitybench.judging.batch_journal import Journal
 from personalitybench.judging.batch_results import to_store
 from personalitybench.judging.chat_client import OPENAI_URL, ChatClient, ChatSettings, Reply
@@ -34,12 +34,10 @@ from personalitybench.judging.paid import Estimate, Spending
 from personalitybench.judging.prices import cost, estimate_tokens, load_prices
 from personalitybench.judging.responses import ResponseStore, StoredResponse, request_key
 from personalitybench.judging.rubrics import load_rubric
+from personalitybench.traits import TRAIT_NAMES
 from personalitybench.validation import validate
 
-AGAIN = "Your reply held no rating. Give only the rating, a whole number from 1 to 5 in double square brackets."
-"""The one further turn where a reply could not be read."""
-
-_EXPLANATION_TOKENS = 80  # of a reply: thirty words and the rating, with room
+_EXPLANATION_TOKENS = 80  # of a reply: thirty words and the rating, with room; the same again for each trait of several
 
 Messages = list[dict[str, str]]
 
@@ -53,6 +51,8 @@ class ChatJudgeSettings(BaseModel):
         api_key_env: Environment variable with the key.
         sampling: Sent with each request: ``temperature``, ``max_tokens`` and so on.
         rubric: What it judges by: a bundled rubric or a YAML file.
+        structured: Whether a rubric that asks for JSON sends its schema along (``response_format``); false for servers
+            that cannot take one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,6 +62,7 @@ class ChatJudgeSettings(BaseModel):
     api_key_env: str = "OPENAI_API_KEY"
     sampling: dict[str, Any] = Field(default_factory=dict)
     rubric: str = "project"
+    structured: bool = True
 
 
 class ChatClientOptions(BaseModel):
@@ -118,7 +119,7 @@ class ChatJudge:
     @property
     def rubric_sha256(self) -> str:
         """Hash of all texts that the model is asked with."""
-        return content_hash([self._rubric.sha256, AGAIN])
+        return self._rubric.sha256
 
     async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
         """Rate items; an answer without a word is unrated and not sent.
@@ -139,14 +140,14 @@ class ChatJudge:
             for last in (False, True):
                 again = {}
                 for place, reply in (await self._replies(store, items, asked, None if last else report)).items():
-                    verdict = reply if isinstance(reply, Unrated) else self._rubric.read(reply)
+                    verdict = reply if isinstance(reply, Unrated) else self._rubric.read(reply, items[place].aspect)
                     if isinstance(verdict, Rating) or isinstance(reply, Unrated) or last:
                         verdicts[place] = verdict
                     else:
                         again[place] = [
                             *asked[place],
                             {"role": "assistant", "content": reply},
-                            {"role": "user", "content": AGAIN},
+                            {"role": "user", "content": self._rubric.further_turn(items[place].aspect)},
                         ]
                 asked = again
                 if not asked:
@@ -164,9 +165,7 @@ class ChatJudge:
             JudgeError: Nothing more can come of it, or its estimate is more than the budget. What was paid is kept.
         """
         with ResponseStore(store_path()) as store:
-            batches = Batches(
-                self._client, self._batches, store, self.spending, most_written=self._most_written, say=say
-            )
+            batches = Batches(self._client, self._batches, store, self.spending, say)
             try:
                 self._failed_in_batches |= batches.fetch(self._wanted(items), wait=wait)
             except JudgeModelError as error:
@@ -188,40 +187,46 @@ class ChatJudge:
             items, set(), lambda prompt, written: None if price is None else cost(price, prompt, written)
         )
 
-    def _wanted(self, items: Iterable[RatingRequest]) -> Iterator[tuple[str, Messages]]:
-        """What a judge must be asked to rate items, with the keys of the replies."""
+    def _wanted(self, items: Iterable[RatingRequest]) -> Iterator[WantedReply]:
+        """What a judge must be asked to rate items."""
         for item in items:
             if is_readable(item.answer):
                 messages = self._rubric.messages(item)
-                yield self._key(messages, item.repeat), messages
+                key, form = self._key(messages, item), self._form(item.aspect)
+                yield WantedReply(key, messages, form, self._most_written(item.aspect))
 
     def _estimate(
         self, items: Iterable[RatingRequest], waiting: Set[str], dollars: Callable[[int, int], float | None]
     ) -> Estimate:
-        ratings = kept = calls = prompt = batched = 0
+        ratings = kept = calls = prompt = completion = batched = 0
         with ResponseStore(store_path()) as store:
             for chunk in _chunks(items, self.at_a_time):
                 ratings += len(chunk)
-                asked = dict(self._wanted(chunk))
+                asked = {wanted.key: wanted for wanted in self._wanted(chunk)}
                 there = store.get_many(asked)
                 kept += len(there)
                 absent = asked.keys() - there.keys()
                 batched += len(absent & waiting)
                 missing = [asked[key] for key in absent - waiting]
                 calls += len(missing)
-                prompt += sum(map(estimate_tokens, missing))
-        completion = calls * self._most_written
+                prompt += sum(estimate_tokens(wanted.messages) for wanted in missing)
+                completion += sum(wanted.most_written for wanted in missing)
         return Estimate(ratings, kept, calls, prompt, completion, dollars(prompt, completion), batched)
 
-    @property
-    def _most_written(self) -> int:
+    def _most_written(self, aspect: str) -> int:
         """Tokens of a reply at most, as far as the sampling says."""
         sampling = self._settings.sampling
-        return int(sampling.get("max_completion_tokens", sampling.get("max_tokens", _EXPLANATION_TOKENS)))
+        usual = _EXPLANATION_TOKENS * (len(TRAIT_NAMES) if self._rubric.asks_all(aspect) else 1)
+        return int(sampling.get("max_completion_tokens", sampling.get("max_tokens", usual)))
 
-    def _key(self, messages: Messages, repeat: int) -> str:
+    def _form(self, aspect: str) -> dict[str, Any]:
+        """What is sent about the form of the reply, besides the sampling."""
+        form = self._rubric.response_format(aspect) if self._settings.structured else None
+        return {} if form is None else {"response_format": form}
+
+    def _key(self, messages: Messages, item: RatingRequest) -> str:
         # The number of a repeat is not sent: it only keeps the replies apart.
-        sampling = self._settings.sampling | ({"repeat": repeat} if repeat else {})
+        sampling = self._settings.sampling | self._form(item.aspect) | ({"repeat": item.repeat} if item.repeat else {})
         return request_key(self._settings.model, self._settings.base_url or OPENAI_URL, messages, sampling)
 
     async def _replies(
@@ -234,7 +239,7 @@ class ChatJudge:
         """Texts of replies by place, from the store where they are there; equal messages are asked once."""
         places: dict[str, list[int]] = {}
         for place, messages in asked.items():
-            places.setdefault(self._key(messages, items[place].repeat), []).append(place)
+            places.setdefault(self._key(messages, items[place]), []).append(place)
         there = store.get_many(places)
         self.spending.kept += len(there)
         found: dict[int, str | Unrated] = {place: stored.text for key, stored in there.items() for place in places[key]}
@@ -266,7 +271,11 @@ class ChatJudge:
 
         try:
             async with ChatClient(self._client) as client:
-                await client.ask_all((asked[places[key][0]] for key in missing), done)
+                await client.ask_all(
+                    (asked[places[key][0]] for key in missing),
+                    done,
+                    lambda number: self._form(items[places[missing[number]][0]].aspect),
+                )
         except JudgeModelError as error:
             raise JudgeModelError(f"{error}{self._succession()}") from error
         finally:
@@ -274,10 +283,12 @@ class ChatJudge:
         return found
 
     def _check_budget(self) -> None:
-        spending, dollars = self.spending, self.spending.dollars
-        if spending.budget is not None and dollars is not None and dollars >= spending.budget:
+        spending = self.spending
+        if spending.budget is not None and spending.toward_budget >= spending.budget:
+            who = "the judges of the panel: " if spending.beside else ""
             raise JudgeError(
-                f"judge {self.profile.id}: the budget of ${spending.budget:g} is spent (${dollars:.4f} at "
+                f"judge {self.profile.id}: the budget of ${spending.budget:g} is spent "
+                f"({who}${spending.toward_budget:.4f} at "
                 f"{self.prices.about}); what was paid is kept, so the same command goes on with a larger one"
             )
 

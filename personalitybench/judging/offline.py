@@ -6,6 +6,7 @@ It is a judge for development and for demonstrations. Its numbers are not those 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import ClassVar
@@ -71,7 +72,7 @@ class OfflineJudge:
         """
         verdicts = []
         for item in items:
-            verdicts.append(self._rate(item))
+            verdicts.append(await asyncio.to_thread(self._rate, item))
             if report is not None:
                 report(1)
         return verdicts

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from personalitybench.judging.base import RatingRequest
+from personalitybench.errors import ConfigurationError
+from personalitybench.judging.base import Judge, RatingRequest
 from personalitybench.judging.prices import Price, PriceTable, cost
 
 
@@ -23,6 +24,8 @@ class Spending:
         completion_tokens: Written, likewise.
         batch_calls: Replies that came in batches.
         batch_prompt_tokens, batch_completion_tokens: Sent and written in batches, which may cost less.
+        promised: US dollars, estimated, of batches that were sent in this process and did not come yet, by their names.
+        beside: What other judges spent that share the budget: the members of a panel.
     """
 
     price: Price | None
@@ -34,6 +37,8 @@ class Spending:
     batch_calls: int = 0
     batch_prompt_tokens: int = 0
     batch_completion_tokens: int = 0
+    promised: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
+    beside: Sequence[Spending] = field(default=(), repr=False, compare=False)
 
     @property
     def dollars(self) -> float | None:
@@ -54,6 +59,24 @@ class Spending:
         self.batch_calls += calls
         self.batch_prompt_tokens += prompt_tokens
         self.batch_completion_tokens += completion_tokens
+
+    def promised_but(self, names: Collection[str]) -> float:
+        """US dollars that batches may yet cost, of this judge and of those that share its budget, but for these."""
+        return sum(
+            dollars for each in (self, *self.beside) for name, dollars in each.promised.items() if name not in names
+        )
+
+    @property
+    def toward_budget(self) -> float:
+        """US dollars that count against the budget: of this judge and of those that share it."""
+        return sum(each.dollars or 0.0 for each in (self, *self.beside))
+
+    def __str__(self) -> str:
+        """What it comes to so far, in a few words: dollars, or tokens where no price is known."""
+        if self.dollars is None:
+            batches = self.batch_prompt_tokens + self.batch_completion_tokens
+            return f"{self.prompt_tokens + self.completion_tokens + batches:,} tokens"
+        return f"${self.dollars:.4f}"
 
 
 @dataclass(frozen=True)
@@ -121,3 +144,55 @@ class BatchJudge(Protocol):
 
     def estimate_batches(self, items: Iterable[RatingRequest]) -> Estimate:
         """Guess what that would take, at the discount that is known; sends nothing."""
+
+
+@runtime_checkable
+class HasMembers(Protocol):
+    """A judge whose ratings are made of those of others.
+
+    Attributes:
+        members: These judges.
+    """
+
+    members: Sequence[Judge]
+
+
+def paid_judges(judge: Judge) -> dict[str, PaidJudge]:
+    """Find what costs money in a judge: itself, or the members of a panel, by their names; empty where nothing does.
+
+    A member of a panel is named after it: ``panel > gpt-4o``.
+    """
+    name = judge.profile.id
+    if isinstance(judge, PaidJudge):
+        return {name: judge}
+    if not isinstance(judge, HasMembers):
+        return {}
+    found = (paid_judges(member) for member in judge.members)
+    return {f"{name} > {member}": paid for part in found for member, paid in part.items()}
+
+
+def share_budget(judge: Judge, budget: float | None) -> None:
+    """Let a judge spend so many US dollars; a panel's members spend them together.
+
+    Raises:
+        ConfigurationError: The price of a model is not known.
+    """
+    found = paid_judges(judge)
+    for name, paid in found.items():
+        if budget is not None and paid.spending.price is None:
+            raise ConfigurationError(
+                f"judge {name}: no price of its model is known, so no budget can be kept: leave --budget out, or "
+                "look at --dry-run for the number of tokens"
+            )
+    spendings = [paid.spending for paid in found.values()]
+    for spending in spendings:
+        spending.budget = budget
+        spending.beside = [other for other in spendings if other is not spending]
+
+
+def describe_spending(judge: Judge) -> str:
+    """What a judge cost so far, in a few words; empty where it costs nothing."""
+    found = paid_judges(judge)
+    if len(found) == 1:
+        return str(next(iter(found.values())).spending)
+    return ", ".join(f"{name.rpartition(' > ')[2]} {paid.spending}" for name, paid in found.items())

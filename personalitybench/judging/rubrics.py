@@ -1,6 +1,7 @@
 """What a chat model is told when it judges: rubrics as files (``judges/rubrics/*.yaml``), and the paper's own.
 
-A request becomes messages; :mod:`personalitybench.judging.verdicts` reads the reply. The answer was written by a model
+A request becomes messages; :mod:`~personalitybench.judging.verdicts` reads the reply, or
+:mod:`~personalitybench.judging.matrix_verdicts` where one reply rates all traits. The answer was written by a model
 that may have been made to please the judge, so a rubric's templates never get at it: they place a fenced block whose
 mark the answer cannot hold. Equal requests give equal messages, which is what a cache of replies needs.
 """
@@ -13,26 +14,31 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import count
 from pathlib import Path
+from typing import Any, Self
 
 import yaml
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from personalitybench.errors import ConfigurationError, unknown_name
 from personalitybench.files import content_hash
 from personalitybench.judging.base import FLUENCY, RatingRequest, Verdict
+from personalitybench.judging.matrix_verdicts import matrix_schema, read_matrix
 from personalitybench.judging.verdicts import read_rating
 from personalitybench.resources import bundled
-from personalitybench.traits import BIG_FIVE, TRAIT_NAMES
+from personalitybench.traits import BIG_FIVE, TRAIT_NAMES, Trait
 from personalitybench.traits import trait as trait_by_name
 from personalitybench.validation import validate
 
 OFFICIAL = "official"
 
+AGAIN = "Your reply held no rating. Give only the rating, a whole number from 1 to 5 in double square brackets."
+"""What is said to a judge whose reply held no rating, if the rubric says nothing else."""
+
 # Part of every rubric's hash: raise it when the fence, the variables of a template, or what is read out of a reply
 # change, so that ratings of before and after never share a row.
-_FORMAT = 1
+_FORMAT = 2
 _MARK_DIGITS = 16
 _TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -46,15 +52,30 @@ class RubricFile(BaseModel):
         trait: The user turn that asks for a trait. Variables: ``trait`` (its name), ``facets`` (a list), ``high`` and
             ``low`` (what a person at that pole is called, with the article), and ``question`` and ``answer``, both
             fenced.
+        matrix: Instead of ``trait``: the user turn that asks for all traits in one JSON object. Variables: ``traits``
+            (a list; each with ``name``, ``facets``, ``high`` and ``low``), ``question`` and ``answer``.
         fluency: The user turn that asks for fluency. Its only variable is ``answer``, fenced.
+        again: The further turn, without variables, where a reply held no rating in double brackets.
+        matrix_again: The same where a reply to ``matrix`` held no such object; must be there with ``matrix``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     summary: str = Field(min_length=1)
     system: str
-    trait: str
+    trait: str | None = None
+    matrix: str | None = None
     fluency: str
+    again: str = Field(default=AGAIN, min_length=1)
+    matrix_again: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> Self:
+        if (self.trait is None) == (self.matrix is None):
+            raise ValueError("give either 'trait' (one trait a reply) or 'matrix' (all traits in one reply)")
+        if (self.matrix is None) != (self.matrix_again is None):
+            raise ValueError("'matrix' and 'matrix_again' belong together")
+        return self
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,8 @@ class Rubric:
         summary: One line for lists.
         system: Template of the system message; empty: there is none.
         turns: Template of the user turn for each trait and for fluency.
+        again: The further turn where a reply held no rating.
+        matrix_again: The same where all traits were asked for at once; None: each trait is asked for by itself.
         fenced: Whether question and answer come with a fence around them. Only the paper's text has none.
     """
 
@@ -73,13 +96,16 @@ class Rubric:
     summary: str = field(compare=False)
     system: str = field(repr=False)
     turns: Mapping[str, str] = field(repr=False, hash=False)
+    again: str = field(default=AGAIN, repr=False)
+    matrix_again: str | None = field(default=None, repr=False)
     fenced: bool = True
 
     @cached_property
     def sha256(self) -> str:
         """Hash of all that can change a message or the reading of a reply."""
         traits = {trait.name: [list(trait.facets), list(trait.adjectives)] for trait in BIG_FIVE}
-        texts = {"system": self.system, "turns": dict(self.turns), "fenced": self.fenced}
+        again = [self.again, self.matrix_again]
+        texts = {"system": self.system, "turns": dict(self.turns), "again": again, "fenced": self.fenced}
         return content_hash(texts | {"format": _FORMAT, "traits": traits})
 
     def messages(self, item: RatingRequest) -> list[dict[str, str]]:
@@ -93,9 +119,12 @@ class Rubric:
         texts = {"answer": _sendable(item.answer)}
         about: dict[str, object] = {}
         if item.aspect != FLUENCY:
-            trait = trait_by_name(item.aspect)
-            high, low = trait.adjectives
-            about = {"trait": trait.name, "facets": list(trait.facets), "high": high, "low": low}
+            asked = trait_by_name(item.aspect)
+            if self.matrix_again is None:
+                about = _described(asked)
+                about["trait"] = about.pop("name")
+            else:  # nothing of the one trait: all five share the messages, and so the reply
+                about = {"traits": [_described(trait) for trait in BIG_FIVE]}
             texts["question"] = _sendable(item.question)
         if self.fenced:
             texts = fence(texts)
@@ -109,9 +138,24 @@ class Rubric:
             )
         return [{"role": role, "content": content} for role, content in said.items()]
 
-    def read(self, text: str) -> Verdict:
-        """Read the judge's reply."""
-        return read_rating(text)
+    def read(self, text: str, aspect: str) -> Verdict:
+        """Read what the judge's reply says of an aspect."""
+        return read_matrix(text, aspect) if self.asks_all(aspect) else read_rating(text)
+
+    def asks_all(self, aspect: str) -> bool:
+        """Whether the reply about this aspect rates all traits."""
+        return self.matrix_again is not None and aspect != FLUENCY
+
+    def further_turn(self, aspect: str) -> str:
+        """What is said where a reply about this aspect held no rating."""
+        return self.matrix_again if self.matrix_again is not None and aspect != FLUENCY else self.again
+
+    def response_format(self, aspect: str) -> dict[str, Any] | None:
+        """What a server is told of the reply's form (``response_format`` of OpenAI's API); None: nothing."""
+        if not self.asks_all(aspect):
+            return None
+        schema = {"name": "ratings", "strict": True, "schema": matrix_schema(TRAIT_NAMES)}
+        return {"type": "json_schema", "json_schema": schema}
 
     def _render(self, part: str, template: str, values: Mapping[str, object]) -> str:
         try:
@@ -140,7 +184,8 @@ def load_rubric(name: str) -> Rubric:
     if name == OFFICIAL:
         from personalitybench.judging.official_rubric import read_official_turns  # noqa: PLC0415 (needs requests)
 
-        return Rubric(OFFICIAL, "the paper's text, in one user turn without a fence", "", read_official_turns(), False)
+        summary = "the paper's text, in one user turn without a fence"
+        return Rubric(OFFICIAL, summary, "", read_official_turns(), fenced=False)
     path = Path(name) if name.endswith((".yaml", ".yml")) else bundled("judges", "rubrics") / f"{name}.yaml"
     if not path.is_file():
         raise unknown_name("rubric", name, rubric_names())
@@ -153,9 +198,8 @@ def load_rubric(name: str) -> Rubric:
     if not isinstance(content, dict):
         raise ConfigurationError(f"rubric {path} is not a mapping")
     texts = validate(RubricFile, content, f"rubric {path}")
-    rubric = Rubric(
-        path.stem, texts.summary, texts.system, dict.fromkeys(TRAIT_NAMES, texts.trait) | {FLUENCY: texts.fluency}
-    )
+    turns = dict.fromkeys(TRAIT_NAMES, texts.trait or texts.matrix or "") | {FLUENCY: texts.fluency}
+    rubric = Rubric(path.stem, texts.summary, texts.system, turns, texts.again, texts.matrix_again)
     for aspect in rubric.turns:  # now, rather than after a thousand paid ratings
         rubric.messages(RatingRequest("What would you do?", "I would go home.", aspect))
     return rubric
@@ -177,6 +221,11 @@ def fence(texts: Mapping[str, str], digits: int = _MARK_DIGITS) -> dict[str, str
     drawn = (hashlib.sha256(f"{seed} {number}".encode()).hexdigest()[:digits] for number in count())
     mark = next(mark for mark in drawn if not any(mark in text for text in folded))
     return {name: f"<{name}-{mark}>\n{text}\n</{name}-{mark}>" for name, text in texts.items()}
+
+
+def _described(trait: Trait) -> dict[str, object]:
+    high, low = trait.adjectives
+    return {"name": trait.name, "facets": list(trait.facets), "high": high, "low": low}
 
 
 @lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ from personalitybench.files import content_hash
 from personalitybench.judging import Rating, Verdict
 from personalitybench.leaderboard.schema import (
     Composite,
+    Floors,
     JudgeId,
     Leaderboard,
     Provenance,
@@ -64,7 +65,13 @@ class Cell:
 
 
 def build_board(
-    name: str, cells: Iterable[Cell], caveat: str = "", source: str = "", sweeps: Sequence[Sweep] = ()
+    name: str,
+    cells: Iterable[Cell],
+    *,
+    caveat: str = "",
+    source: str = "",
+    sweeps: Sequence[Sweep] = (),
+    floors: Floors | None = None,
 ) -> Leaderboard:
     """Aggregate cells into a board.
 
@@ -83,7 +90,14 @@ def build_board(
     rows = sorted((_build_row(group) for group in grouped), key=lambda row: (-_rank(row), row.id))
     judge = JudgeId.model_validate(next(iter(judges.values())))
     return Leaderboard(
-        name=name, status="recomputed", judge=judge, caveat=caveat, source=source, rows=rows, sweeps=list(sweeps)
+        name=name,
+        status="recomputed",
+        judge=judge,
+        caveat=caveat,
+        source=source,
+        rows=rows,
+        sweeps=list(sweeps),
+        floors=floors,
     )
 
 

@@ -6,7 +6,7 @@ Every figure in them is in the JSON; the page may show a few answers beside it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from personalitybench.errors import DataError
 from personalitybench.files import read_json, write_atomically
 from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.plots import HOW_TO_GET_PLOTS, can_plot, sweep_figure
-from personalitybench.leaderboard.schema import Composite, Leaderboard, Row, Sweep
+from personalitybench.leaderboard.schema import Composite, Floor, Leaderboard, MethodId, Row, Sweep
 from personalitybench.resources import bundled
 from personalitybench.strengths import show_strength
 from personalitybench.traits import TARGETS, TRAIT_NAMES
@@ -26,6 +26,10 @@ from personalitybench.validation import validate
 SCALE = (2.0, 10.0)  # of a composite: two poles of 1-5
 CHOICE_LEGEND = (
     "Mean trait score at each strength (fluency; repetition); * chosen, (*) chosen although no strength met the floor"
+)
+FLOORS_LEGEND = (
+    "A floor is what the judge gives to answers that do not show the target, the same for every board of this judge. "
+    "A score that is not clearly above the floors is no evidence that a method works."
 )
 
 
@@ -55,24 +59,31 @@ def read_board(path: Path) -> Leaderboard:
 
 
 def row_labels(board: Leaderboard) -> dict[str, str]:
-    """What to call each row: its method with the strength, and with settings where rows differ in nothing else.
+    """What to call each row, by its id; see :func:`method_labels`."""
+    return method_labels({row.id: (row.identity.model.name, row.identity.method) for row in board.rows})
+
+
+def method_labels(methods: Mapping[str, tuple[str, MethodId]]) -> dict[str, str]:
+    """What to call each method: its name with the strength, and with settings where a model has it twice.
+
+    Args:
+        methods: Name of the model and the method, by any key.
 
     Returns:
-        Label by row id, e.g. ``p2``, ``npti at 1.4``, ``npti at 0.6–1.4`` (targets have their own),
+        Label by key, e.g. ``p2``, ``npti at 1.4``, ``npti at 0.6–1.4`` (targets have their own),
         ``few_shot (examples=4)``.
     """
-    plain = {row.id: _plain_label(row) for row in board.rows}
-    known = Counter((row.identity.model.name, plain[row.id]) for row in board.rows)
+    plain = {key: _plain_label(method) for key, (_, method) in methods.items()}
+    known = Counter((model, plain[key]) for key, (model, _) in methods.items())
     labels = {}
-    for row in board.rows:
-        settings = ", ".join(f"{key}={value}" for key, value in row.identity.method.settings.items())
-        ambiguous = known[row.identity.model.name, plain[row.id]] > 1
-        labels[row.id] = f"{plain[row.id]} ({settings})" if ambiguous and settings else plain[row.id]
+    for key, (model, method) in methods.items():
+        settings = ", ".join(f"{name}={value}" for name, value in method.settings.items())
+        ambiguous = known[model, plain[key]] > 1
+        labels[key] = f"{plain[key]} ({settings})" if ambiguous and settings else plain[key]
     return labels
 
 
-def _plain_label(row: Row) -> str:
-    method = row.identity.method
+def _plain_label(method: MethodId) -> str:
     return method.name if method.strength is None else f"{method.name} at {show_strength(method.strength)}"
 
 
@@ -111,14 +122,32 @@ def choice_rows(sweep: Sweep) -> list[list[str]]:
     return rows
 
 
-def unrated_total(row: Row, board: Leaderboard) -> str:
+def floor_rows(board: Leaderboard) -> list[Floor]:
+    """The floors of a board; none where they are missing."""
+    return board.floors.rows if board.floors else []
+
+
+def floors_missing(board: Leaderboard) -> str:
+    """Why a board has no floors; empty where it has some, or was never to have them."""
+    return f"Its floors are missing: {board.floors.missing}." if board.floors and board.floors.missing else ""
+
+
+def about_floors(board: Leaderboard) -> str:
+    """What the floors are, and of how many answers."""
+    if board.floors is None or board.floors.missing:
+        return floors_missing(board)
+    kinds = "; ".join(f"{floor.kind}: {floor.about}" for floor in board.floors.rows)
+    return f"{FLOORS_LEGEND} {board.floors.questions} questions of the sample for each target. {kinds}."
+
+
+def unrated_total(row: Row | Floor, board: Leaderboard) -> str:
     """Answers of a row without a rating for the trait; a publication does not say."""
     if not row.targets or board.status == "published":
         return "–"
     return str(sum(result.n - result.rated for result in row.targets.values()))
 
 
-def text_mean(row: Row, measure: str) -> float | None:
+def text_mean(row: Row | Floor, measure: str) -> float | None:
     """Mean of an objective text measure over a row's answers."""
     found = [(result.text[measure], result.n) for result in row.targets.values() if measure in result.text]
     total = sum(count for _, count in found)
@@ -150,12 +179,23 @@ def to_markdown(board: Leaderboard) -> str:
         cells += [number(text_mean(row, "repetition")), number(text_mean(row, "unfinished"))]
         cells += [unrated_total(row, board)]
         lines.append(_row(cells))
+    for floor in floor_rows(board):
+        cells = ["–", f"*floor: {floor.kind}*", "–", with_interval(floor.average)]
+        cells += [with_interval(floor.traits[name]) for name in TRAIT_NAMES]
+        cells += [number(floor.fluency_average.mean), number(text_mean(floor, "repetition"))]
+        cells += [number(text_mean(floor, "unfinished")), unrated_total(floor, board)]
+        lines.append(_row(cells))
+    if board.floors:
+        lines += ["", about_floors(board)]
     if any(row.targets for row in board.rows):
         lines += ["", "Mean score of each target (1-5, 3 is neutral):", ""]
         lines += [_row(["method", *map(str, TARGETS)]), _row(["---"] * (len(TARGETS) + 1))]
         for row in board.rows:
             results = [row.targets.get(str(target)) for target in TARGETS]
             lines.append(_row([labels[row.id], *(number(result.mean if result else None) for result in results)]))
+        for floor in floor_rows(board):
+            means = [number(floor.targets[str(target)].mean) for target in TARGETS]
+            lines.append(_row([f"*floor: {floor.kind}*", *means]))
     for sweep in board.sweeps:
         head, *rows = choice_rows(sweep)
         lines += [
@@ -186,7 +226,7 @@ def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
     environment.filters.update(number=number, with_interval=with_interval)
     environment.filters.update(unrated_total=unrated_total, text_mean=text_mean, position=_position)
     environment.filters.update(strength_note=strength_note, choice_rows=choice_rows, about_sweep=_about_sweep)
-    environment.filters.update(verdict=_verdict)
+    environment.filters.update(verdict=_verdict, highest_floor=_highest_floor)
     template = environment.get_template("page.html.j2")
     return template.render(
         board=board,
@@ -196,6 +236,8 @@ def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
         targets=[str(target) for target in TARGETS],
         # Markup: our own drawing, in which Altair escapes what it is given.
         figures=[Markup(sweep_figure(sweep)) for sweep in board.sweeps] if can_plot() else [],  # noqa: S704
+        floors=floor_rows(board),
+        about_floors=about_floors(board),
         how_to_get_plots=HOW_TO_GET_PLOTS,
         choice_legend=CHOICE_LEGEND,
         examples=examples,
@@ -232,6 +274,13 @@ def _about_sweep(sweep: Sweep) -> str:
         f"among those whose mean fluency is not below the floor, which is that of {sweep.baseline.name} rounded to "
         f"one decimal{slack}.{none}"
     )
+
+
+def _highest_floor(row: Row, board: Leaderboard) -> float | None:
+    """The highest average composite of a floor, over the traits that a row has."""
+    found = [[floor.traits[name].mean for name in row.traits] for floor in floor_rows(board)]
+    averages = [sum(means) / len(means) for means in found if means and None not in means]  # type: ignore[arg-type]
+    return max(averages, default=None)
 
 
 def _verdict(value: float | str) -> str:

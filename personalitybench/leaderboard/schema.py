@@ -177,6 +177,26 @@ class Sweep(_Part):
         return self.model == row.identity.model and own == row.identity.method.model_dump(exclude={"artifact"})
 
 
+class Floor(_Part):
+    """What one kind of answer that does not show the target scores; figures as in a row."""
+
+    kind: str
+    about: str
+    targets: dict[str, TargetResult]
+    traits: dict[str, Composite]
+    average: Composite
+    fluency_average: Composite
+
+
+class Floors(_Part):
+    """What the board's judge gives to answers that show no trait: a row that is not above them shows nothing."""
+
+    questions: int = Field(description="questions of each trait, of the bundled sample")
+    answers_sha256: str = Field(description="hash of all these answers")
+    missing: str = Field(default="", description="why there are none")
+    rows: list[Floor] = []
+
+
 class Leaderboard(_Part):
     """A board."""
 
@@ -190,3 +210,4 @@ class Leaderboard(_Part):
     source: str = ""
     rows: list[Row]
     sweeps: list[Sweep] = Field(default=[], description="how the strengths of the rows marked held-out were chosen")
+    floors: Floors | None = Field(default=None, description="null: they were not asked for, or cannot be recomputed")

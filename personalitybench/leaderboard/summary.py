@@ -9,6 +9,8 @@ from rich.table import Table
 
 from personalitybench.leaderboard.render import (
     floor_not_met,
+    floor_rows,
+    floors_missing,
     number,
     row_labels,
     text_mean,
@@ -25,10 +27,17 @@ _LEGEND = (
 )
 
 
+_FLOORS_LEGEND = (
+    "floor: what this judge gives to answers that do not show the target; a score not clearly above is no evidence."
+)
+
+
 def board_table(board: Leaderboard) -> Table:
     """Make a table: a row a method, the composites with an interval on the average, and how fluent it was."""
     labels = row_labels(board)
-    notes = [_LEGEND, *_floor_notes(board, labels), board.caveat]
+    floors = floor_rows(board)
+    told = _FLOORS_LEGEND if floors else floors_missing(board)
+    notes = [_LEGEND, *([told] if told else []), *_floor_notes(board, labels), board.caveat]
     models = {row.identity.model.name for row in board.rows}
     one = f", model {next(iter(models))}" if len(models) == 1 else ""
     table = Table(
@@ -58,6 +67,15 @@ def board_table(board: Leaderboard) -> Table:
         cells += [number(text_mean(row, measure)) for measure in ("repetition", "unfinished")]
         cells += [unrated_total(row, board)]
         table.add_row(*cells)
+    if floors:
+        table.add_section()
+    for floor in floors:
+        cells = [] if one else [""]
+        cells += [f"floor: {floor.kind}", with_interval(floor.average).replace("[", r"\[")]
+        cells += [number(floor.traits[name].mean, 1) for name in TRAIT_NAMES]
+        cells += [number(floor.fluency_average.mean, 1)]
+        cells += [number(text_mean(floor, measure)) for measure in ("repetition", "unfinished")]
+        table.add_row(*cells, unrated_total(floor, board), style="dim")
     return table
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from personalitybench.errors import ConfigurationError
 from personalitybench.judging import RatingRequest, create_judge
-from personalitybench.judging.paid import BatchJudge, PaidJudge
+from personalitybench.judging.paid import BatchJudge, paid_judges
 
 ToRate = Callable[[str], Iterable[RatingRequest]]
 """Gives what a judge is to rate."""
@@ -17,16 +17,28 @@ def check_batches(judges: Sequence[str]) -> None:
     """Refuse ``--batch`` where it would do nothing, or where money would be spent without it.
 
     Raises:
-        ConfigurationError: None of the judges can rate in batches, or one that costs something cannot.
+        ConfigurationError: None of the judges can rate in batches, or one that costs something (a panel's member, say)
+            cannot.
     """
-    made = {name: create_judge(name) for name in judges}
-    cannot = [name for name, judge in made.items() if not isinstance(judge, BatchJudge)]
-    costly = [name for name in cannot if isinstance(made[name], PaidJudge)]
-    if costly or len(cannot) == len(made):
+    paid = {name: asked for judge in judges for name, asked in paid_judges(create_judge(judge)).items()}
+    cannot = [name for name, asked in paid.items() if not isinstance(asked, BatchJudge)]
+    if cannot or not paid:
         raise ConfigurationError(
-            f"judge {', '.join(costly or cannot)} cannot rate in batches: leave --batch out, or name a judge behind "
+            f"judge {', '.join(cannot or judges)} cannot rate in batches: leave --batch out, or name a judge behind "
             "OpenAI's API"
         )
+
+
+def before_rating(judges: Sequence[str], to_rate: ToRate, say: Callable[[str], None], *, batch: bool) -> None:
+    """Do what comes before answers are rated.
+
+    Args:
+        judges: Who rates.
+        to_rate: What each is to rate.
+        say: Told what happens.
+        batch: Whether what the ratings need is fetched in batches; else it is only told what waits in some.
+    """
+    (fetch_in_batches if batch else tell_waiting)(judges, to_rate, say)
 
 
 def fetch_in_batches(judges: Sequence[str], to_rate: ToRate, say: Callable[[str], None]) -> None:
@@ -37,23 +49,27 @@ def fetch_in_batches(judges: Sequence[str], to_rate: ToRate, say: Callable[[str]
         to_rate: What each is to rate.
         say: Told what happens.
     """
-    able = {name: judge for name in judges if isinstance(judge := create_judge(name), BatchJudge)}
+    able = [(judge, *each) for judge in judges for each in _able(judge).items()]
     for wait in (False, True) if len(able) > 1 else (True,):
-        for name, judge in able.items():
-            judge.fetch_in_batches(to_rate(name), partial(_say_of, name, say), wait=wait)
+        for judge, name, asked in able:
+            asked.fetch_in_batches(to_rate(judge), partial(_say_of, name, say), wait=wait)
 
 
 def tell_waiting(judges: Sequence[str], to_rate: ToRate, say: Callable[[str], None]) -> None:
     """Say where requests are about to be paid again that a batch was paid for."""
-    for name in judges:
-        judge = create_judge(name)
-        if isinstance(judge, BatchJudge) and judge.has_batches():
-            waiting = judge.estimate_batches(to_rate(name)).under_way
+    for judge in judges:
+        for name, asked in _able(judge).items():
+            waiting = asked.estimate_batches(to_rate(judge)).under_way if asked.has_batches() else 0
             if waiting:
                 say(
                     f"judge {name}: {waiting:,} of these requests are in batches that were begun; with --batch they "
                     "are fetched, without it they are asked, and paid, again"
                 )
+
+
+def _able(judge: str) -> dict[str, BatchJudge]:
+    """What can be asked in batches in a judge: itself, or members of a panel, by their names."""
+    return {name: paid for name, paid in paid_judges(create_judge(judge)).items() if isinstance(paid, BatchJudge)}
 
 
 def _say_of(judge: str, say: Callable[[str], None], line: str) -> None:

@@ -21,12 +21,13 @@ def publish(
     Args:
         boards: Board and examples by judge.
         folder: Of the run.
-        judges: Of its suite; the board of the first is ``leaderboard``, those of others carry their judge's name.
+        judges: Of its suite, if it has one; the board of the first is ``leaderboard``, those of others carry their
+            judge's name.
         console: Where the tables and paths go.
     """
     paths = []
     for judge, (board, examples) in boards.items():
-        stem = "leaderboard" if judge == judges[0] else f"leaderboard-{Path(judge).stem}"
+        stem = "leaderboard" if judge in judges[:1] else f"leaderboard-{board.judge.id}"
         paths += write_board(board, folder, stem, examples)
     for board, _ in boards.values():
         console.print(board_table(board))

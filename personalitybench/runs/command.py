@@ -12,7 +12,7 @@ from personalitybench.errors import unknown_name
 from personalitybench.files import write_atomically
 from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.schema import Leaderboard
-from personalitybench.runs.batches import check_batches
+from personalitybench.runs.batches import before_rating, check_batches
 from personalitybench.runs.boards import publish
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.spending import report_spending, set_budget
@@ -51,7 +51,7 @@ def run_suite(
     folder = output or Path("runs") / suite.name
     boards: dict[str, tuple[Leaderboard, list[Example]]] = {}
     with RunProgress(console) as progress:
-        run = Run(suite.with_data(data_dir) if data_dir else suite, folder, progress, batch=batch)
+        run = Run(suite.with_data(data_dir) if data_dir else suite, folder, progress)
         run.check()
         set_budget(suite.judges, budget)
         if batch:
@@ -63,7 +63,12 @@ def run_suite(
                 if stage == "score":
                     boards = run.score()
                     continue
-                {"fit": run.fit, "tune": run.tune, "generate": run.generate, "judge": run.judge}[stage]()
+                if stage == "tune":
+                    run.tune(batch=batch)
+                    continue
+                if stage == "judge":
+                    before_rating(suite.judges, run.to_rate, progress.say, batch=batch)
+                {"fit": run.fit, "generate": run.generate, "judge": run.judge}[stage]()
             report_spending(suite.judges, progress)
     publish(boards, folder, suite.judges, console)
     spent = [f"{stage} {seconds:.0f} s" for stage, seconds in progress.seconds.items() if seconds >= 0.5]

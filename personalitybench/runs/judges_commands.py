@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 judges_app = typer.Typer(
@@ -30,3 +33,98 @@ def list_judges() -> None:
         profile = load_profile(name)
         table.add_row(profile.id, profile.provider, profile.summary)
     Console().print(table)
+
+
+@judges_app.command(
+    epilog="Examples: `personalitybench judges compare offline mine.yaml --answers runs/demo --output agreement` · "
+    "`personalitybench judges compare offline --answers gold --repeats 2` · "
+    "`personalitybench judges compare --answers runs/demo --sample 4 --export to-rate.csv`, then "
+    "`personalitybench judges compare offline --answers runs/demo --sample 4 --human anna.csv --human ben.csv` · "
+    "`personalitybench judges compare gpt-4o-2024-08-06 new.yaml --answers agreement/ratings.jsonl`"
+)
+def compare(
+    judges: Annotated[
+        list[str] | None,
+        typer.Argument(help="Judges' ids or profile files, or names in frozen ratings. The first is compared with."),
+    ] = None,
+    *,
+    answers: Annotated[
+        str,
+        typer.Option(
+            help="Folder of a run, folder that lm_eval was given as --output_path, ratings.jsonl of an earlier "
+            "comparison, or 'gold': the hand-written texts."
+        ),
+    ],
+    human: Annotated[
+        list[Path] | None, typer.Option(help="A table from --export that people filled in (repeatable).")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="How often judges are asked the same.")] = 1,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="So many answers of each method and target, by a fixed rule.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the report and the ratings.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Write the answers as a CSV table for people to rate.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+) -> None:
+    """Find out how far judges agree on the same answers; with people, and each with itself.
+
+    Ratings that are there already are used. Interrupt it when you like: the same command goes on from there.
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from personalitybench.runs.compare_command import CompareOptions, compare_judges  # noqa: PLC0415
+
+    options = CompareOptions(
+        judges=judges or [],
+        answers=answers,
+        human=human or [],
+        repeats=repeats,
+        sample=sample,
+        output=output,
+        export=export,
+        budget=budget,
+        dry_run=dry_run,
+    )
+    try:
+        compare_judges(options, Console())
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
+
+
+@judges_app.command(
+    "attack",
+    epilog="Examples: `personalitybench judges attack offline` · "
+    "`personalitybench judges attack offline my-server.yaml --output attacks` · "
+    "`personalitybench judges attack gpt-4o-2024-08-06 --questions 8 --dry-run`",
+)
+def attack(
+    judges: Annotated[list[str], typer.Argument(help="Judges: ids or profile files; `judges list` lists them.")],
+    *,
+    questions: Annotated[int, typer.Option(min=1, help="Questions of each trait; 4 are those of the floors.")] = 4,
+    output: Annotated[
+        Path | None, typer.Option(help="Write attacks.json, attacks.md and the page attacks.html here, too.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+) -> None:
+    """Show how each judge fares on answers that try to take it in.
+
+    Bland, keyword-stuffed, persona-echoing and injecting answers to questions of the sample, and hand-written texts
+    of both poles to compare with. Interrupt it when you like: what is rated is kept, and counts for the floors of
+    boards, too.
+    """
+    from rich.console import Console  # noqa: PLC0415
+
+    from personalitybench.runs.attack_command import attack_judges  # noqa: PLC0415
+
+    try:
+        attack_judges(judges, questions, output, Console(), budget=budget, dry_run=dry_run)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None

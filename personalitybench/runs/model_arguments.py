@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from personalitybench.backends.loading import LOCAL_BACKENDS
-from personalitybench.models import resolve_model
+from personalitybench.backends.loading import model_arguments
 from personalitybench.runs.suite import ModelSpec
 
 
@@ -18,12 +17,7 @@ def resolve_arguments(spec: ModelSpec) -> tuple[dict[str, Any], str | None]:
     Raises:
         ModelError: There is no such model.
     """
-    if spec.backend in LOCAL_BACKENDS:
-        resolved = resolve_model(spec.name, spec.revision)
-        return {"pretrained": resolved.location, **fit_arguments(spec)}, resolved.identity.revision
-    if spec.backend == "dummy":
-        return dict(spec.args), None
-    return {"model": spec.name, **spec.args}, None
+    return model_arguments(spec.backend, spec.name, spec.revision, spec.args)
 
 
 def fit_arguments(spec: ModelSpec) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -34,6 +35,7 @@ class RunProgress:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -47,7 +49,9 @@ class RunProgress:
     ) -> None:
         self.bars.stop()
 
-    def stage(self, name: str, label: str, *, total: int, done: int, unit: str) -> Stage:
+    def stage(
+        self, name: str, label: str, *, total: int, done: int, unit: str, note: Callable[[], str] | None = None
+    ) -> Stage:
         """Begin (or go on with) one piece of a stage.
 
         Args:
@@ -56,8 +60,9 @@ class RunProgress:
             total: Its size.
             done: What was finished before.
             unit: What is counted.
+            note: What is to be told besides, such as the cost so far.
         """
-        return Stage(self, name, label, total=total, done=done, unit=unit)
+        return Stage(self, name, label, total=total, done=done, unit=unit, note=note)
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
@@ -67,13 +72,24 @@ class RunProgress:
 class Stage:
     """One piece of a stage; a context manager that counts."""
 
-    def __init__(self, parent: RunProgress, name: str, label: str, *, total: int, done: int, unit: str) -> None:
+    def __init__(
+        self,
+        parent: RunProgress,
+        name: str,
+        label: str,
+        *,
+        total: int,
+        done: int,
+        unit: str,
+        note: Callable[[], str] | None = None,
+    ) -> None:
         self.parent = parent
         self.name = name
         self.label = label
         self.total = total
         self.done = self.before = done
         self.unit = unit
+        self.note = note or (lambda: "")
         self._bars = parent.bars
         self._bar: TaskID | None = None
         self._step = ""
@@ -82,7 +98,7 @@ class Stage:
 
     def __enter__(self) -> Stage:
         self._started = self._shown = time.monotonic()
-        self._bar = self._bars.add_task(f"{self.name} {self.label}", total=self.total, completed=self.done)
+        self._bar = self._bars.add_task(f"{self.name} {self.label}", total=self.total, completed=self.done, note="")
         return self
 
     def show(self, step: str, done: int, total: int) -> None:
@@ -103,14 +119,26 @@ class Stage:
         """Count what is finished; in a log, say so every 20 seconds."""
         self.done += count
         if self._bar is not None:
-            self._bars.update(self._bar, completed=self.done)
+            self._bars.update(self._bar, completed=self.done, note=self._told())
         now = time.monotonic()
         if self._bars.disable and now - self._shown > 20:
-            rate = (self.done - self.before) / (now - self._started)
-            left = f", about {(self.total - self.done) / rate:.0f} s left" if rate > 0 and not self._step else ""
             self._shown = now
             what = " ".join(part for part in (self.name, self.label, self._step) if part)
-            self.parent.say(f"{what}: {self.done}/{self.total} {self.unit}{left}")
+            told = "".join(f", {part}" for part in (self._told(), self._left()) if part)
+            self.parent.say(f"{what}: {self.done}/{self.total} {self.unit}{told}")
+
+    def _rate(self) -> float:
+        """What was finished here, per second; 0 where a step has its own measure."""
+        spent = time.monotonic() - self._started
+        return 0.0 if self._step or spent <= 0 else (self.done - self.before) / spent
+
+    def _left(self) -> str:
+        rate = self._rate()
+        return f"about {(self.total - self.done) / rate:.0f} s left" if rate > 0 else ""
+
+    def _told(self) -> str:
+        rate = self._rate()
+        return ", ".join(part for part in (f"{rate:.1f} {self.unit}/s" if rate > 0 else "", self.note()) if part)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -122,5 +150,5 @@ class Stage:
         made = self.done - self.before
         if kind is None and made:
             whole = "" if self._step else f"{made} {self.unit} in "
-            rate = "" if self._step or spent <= 0 else f", {made / spent:.1f} {self.unit}/s"
-            self.parent.say(f"{self.name} {self.label}: {whole}{spent:.1f} s{rate}")
+            told = f", {self._told()}" if self._told() else ""
+            self.parent.say(f"{self.name} {self.label}: {whole}{spent:.1f} s{told}")

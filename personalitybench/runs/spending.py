@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from rich.table import Table
 
-from personalitybench.errors import ConfigurationError
-from personalitybench.judging import create_judge
-from personalitybench.judging.paid import BatchJudge, PaidJudge, Spending
+from personalitybench.judging import RatingRequest, create_judge
+from personalitybench.judging.paid import BatchJudge, PaidJudge, Spending, paid_judges, share_budget
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.stages import Run
+
+
+class ToRate(Protocol):
+    """Where answers are that judges have not rated yet: a run, a folder of lm-eval, a comparison."""
+
+    def to_rate(self, judge: str) -> Iterable[RatingRequest]:
+        """What a judge would be asked."""
 
 
 def set_budget(judges: Sequence[str], budget: float | None) -> None:
-    """Let judges that cost something spend so much, each of them.
+    """Let judges that cost something spend so much, each of them; the members of a panel together.
 
     Raises:
         ConfigurationError: A judge's price is not known.
     """
     for name in judges:
-        judge = create_judge(name)
-        if isinstance(judge, PaidJudge):
-            if budget is not None and judge.spending.price is None:
-                raise ConfigurationError(
-                    f"judge {name}: no price of its model is known, so no budget can be kept: leave --budget out, or "
-                    "look at --dry-run for the number of tokens"
-                )
-            judge.spending.budget = budget
+        share_budget(create_judge(name), budget)
 
 
 def report_spending(judges: Sequence[str], progress: RunProgress) -> None:
     """Say what was asked of the judges that are asked, and what it cost."""
-    for name in judges:
-        judge = create_judge(name)
-        if not isinstance(judge, PaidJudge):
-            continue
+    paid = {name: found for judge in judges for name, found in paid_judges(create_judge(judge)).items()}
+    for name, judge in paid.items():
         spent = judge.spending
         if not spent.calls + spent.kept + spent.batch_calls:
             continue
@@ -49,11 +46,11 @@ def report_spending(judges: Sequence[str], progress: RunProgress) -> None:
         )
 
 
-def estimate_table(run: Run, judges: Sequence[str], *, batch: bool = False) -> Table:
+def estimate_table(answers: ToRate, judges: Sequence[str], *, batch: bool = False) -> Table:
     """What the judges would be asked, and what that would cost, guessed before anything is sent.
 
     Args:
-        run: Whose answers.
+        answers: What they are to rate.
         judges: By whom.
         batch: In batches, for those that can.
     """
@@ -62,22 +59,20 @@ def estimate_table(run: Run, judges: Sequence[str], *, batch: bool = False) -> T
         *("judge", "ratings", "there", *middle, "calls"),
         *("tokens sent (estimate)", "written (at most)", "cost (estimate)"),
     )
-    for name in judges:
-        judge = create_judge(name)
-        if not isinstance(judge, PaidJudge):
+    for judge in judges:
+        paid = paid_judges(create_judge(judge))
+        if not paid:
             empty = [""] * (len(table.columns) - 3)
-            table.add_row(name, f"{sum(1 for _ in run.to_rate(name)):,}", *empty, "free")
-            continue
-        in_batches = judge if batch and isinstance(judge, BatchJudge) else None
-        found = in_batches.estimate_batches(run.to_rate(name)) if in_batches else judge.estimate(run.to_rate(name))
-        dollars = (
-            "no price known"
-            if found.dollars is None
-            else f"${found.dollars:.2f} ({_about(judge, batch=in_batches is not None)})"
-        )
-        under_way = [found.under_way] if batch else []
-        numbers = (found.ratings, found.kept, *under_way, found.calls, found.prompt_tokens, found.completion_tokens)
-        table.add_row(name, *(f"{number:,}" for number in numbers), dollars)
+            table.add_row(judge, f"{sum(1 for _ in answers.to_rate(judge)):,}", *empty, "free")
+        for name, asked in paid.items():
+            batched = asked if batch and isinstance(asked, BatchJudge) else None
+            items = answers.to_rate(judge)
+            found = batched.estimate_batches(items) if batched else asked.estimate(items)
+            about = _about(asked, batch=batched is not None)
+            dollars = "no price known" if found.dollars is None else f"${found.dollars:.2f} ({about})"
+            waiting = [found.under_way] if batch else []
+            numbers = (found.ratings, found.kept, *waiting, found.calls, found.prompt_tokens, found.completion_tokens)
+            table.add_row(name, *(f"{number:,}" for number in numbers), dollars)
     return table
 
 

@@ -28,23 +28,25 @@ from personalitybench.files import Sheet
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
+from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
 from personalitybench.leaderboard.lm_eval_results import model_record, provenance
-from personalitybench.leaderboard.schema import Leaderboard, Provenance, Sweep
+from personalitybench.leaderboard.schema import Floors, Leaderboard, Provenance, Sweep
 from personalitybench.methods import Artifact, MethodContext, create_method
 from personalitybench.prompts import load_wording
 from personalitybench.questions import QuestionSource, shared_source
 from personalitybench.runs import tuning
-from personalitybench.runs.batches import fetch_in_batches, tell_waiting
+from personalitybench.runs.batches import before_rating
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.fits import Fit
+from personalitybench.runs.floors import rate_floors
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
+from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, without_verdict
 from personalitybench.runs.store import CallFolder, RunFolder
 from personalitybench.runs.suite import ModelSpec, Suite
 from personalitybench.strengths import strength_for
 from personalitybench.tasks import (
     PersonalityTask,
-    judge_answers,
     judge_fingerprint,
     rating_requests,
     tasks_folder,
@@ -53,8 +55,8 @@ from personalitybench.traits import Target
 from personalitybench.versions import package_versions
 
 STAGES = ("fit", "tune", "generate", "judge", "score")
-RATINGS = 2
-"""Of an answer: for its trait and for fluency."""
+Answered = tuple[CallFolder, Target, list[dict[str, Any]]]
+"""The answers of a target of a call, with the folder that they and their ratings lie in."""
 
 
 class Run:
@@ -64,19 +66,23 @@ class Run:
         suite: What to run.
         folder: Where answers, ratings and boards go.
         progress: Where progress is shown.
-        batch: Whether judges that can are asked in batches.
     """
 
-    def __init__(self, suite: Suite, folder: Path, progress: RunProgress, *, batch: bool = False) -> None:
+    def __init__(self, suite: Suite, folder: Path, progress: RunProgress) -> None:
         self.suite = suite
         self.store = RunFolder(folder)
         self.progress = progress
-        self.batch = batch
         self.targets = suite.parsed_targets()
         self._arguments: dict[str, dict[str, Any]] = {}
         self._commits: dict[str, str] = {}
         self._choices: dict[Path, Sweep] = {}
+        self._floors: dict[str, Floors] = {}
         self._loaded: tuple[str, LM] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where answers, ratings and boards go."""
+        return self.store.folder
 
     def check(self) -> None:
         """Refuse what cannot work before anything runs: unknown names, wrong settings, needs that are not met.
@@ -120,12 +126,20 @@ class Run:
                 self._fit(call).make(location, device=call.model.device, report=stage.show)
             self._artifact(call)
 
-    def tune(self) -> None:
-        """Choose strengths on the dev half: answers at every strength and of the baseline, their ratings, a choice."""
+    def tune(self, *, batch: bool = False) -> None:
+        """Choose strengths on the dev half: answers at every strength and of the baseline, their ratings, a choice.
+
+        Args:
+            batch: Have a judge that can be asked in batches.
+        """
         tunings = list(self.suite.tunings())
         calls = [call for each in tunings for call in each.calls()]
         self._ask(calls, "tune")
-        self._have_rated(calls, self.suite.judges[:1], "tune")
+        judges = self.suite.judges[:1]
+        before_rating(
+            judges, lambda judge: self._to_rate(judge, self._answers_of(calls, "tune")), self.progress.say, batch=batch
+        )
+        self._have_rated(calls, judges, "tune")
         for each in tunings:
             path = self._choice_file(each)
             if not path.is_file():
@@ -139,16 +153,42 @@ class Run:
         self._ask(self._reported(), "generate")
 
     def judge(self, judges: Sequence[str] = ()) -> None:
-        """Have every answer rated that has no verdict yet; needs no model of the suite.
+        """Have every answer rated that has no verdict yet, and then the floors; needs no model of the suite.
 
         Args:
             judges: By whom; the suite's judges if empty.
         """
-        self._have_rated(self._reported(), judges or self.suite.judges, "judge")
+        judges = judges or self.suite.judges
+        self._have_rated(self._reported(), judges, "judge")
+        if self.suite.floors:
+            self._floors = {judge: rate_floors(judge, self.progress) for judge in judges}
 
     def to_rate(self, judge: str) -> Iterator[RatingRequest]:
-        """What a judge would be asked by :meth:`judge`: the ratings that no file of this run has yet."""
-        return self._to_rate(self._reported(), judge)
+        """What a judge would be asked by :meth:`judge`: the ratings that are in no file yet, floors included."""
+        yield from self._to_rate(judge, self.answered())
+        if self.suite.floors:
+            yield from floor_ratings(create_judge(judge)).requests()
+
+    def answered(self) -> Iterator[Answered]:
+        """The answers of the board, a target of a call at a time, with the folder that they and their ratings lie in.
+
+        Raises:
+            StorageError: Some are not there yet.
+        """
+        return self._answers_of(self._reported(), "generate")
+
+    def _answers_of(self, calls: Iterable[Call], stage: str) -> Iterator[Answered]:
+        for call in calls:
+            folder = self._call_folder(call)
+            for target in self.targets:
+                yield folder, target, self._complete_answers(folder, target, call, stage)
+
+    def _to_rate(self, judge: str, answered: Iterable[Answered]) -> Iterator[RatingRequest]:
+        """The ratings of answers that are in no file yet."""
+        fingerprint = judge_fingerprint(judge)
+        for folder, target, rows in answered:
+            answers = list(without_verdict(rows, folder.ratings(target, fingerprint)))
+            yield from rating_requests(answers, [row["answer"] for row in answers])
 
     def score(self, judges: Sequence[str] = ()) -> dict[str, tuple[Leaderboard, list[Example]]]:
         """Aggregate into one board for each judge, with a few answers to show beside it.
@@ -161,8 +201,9 @@ class Run:
         for judge in judges or self.suite.judges:
             fingerprint = judge_fingerprint(judge)
             cells = [cell for call in self._reported() for cell in self._cells(call, fingerprint)]
-            caveat = create_judge(judge).profile.caveat
-            board = build_board(self.suite.name, cells, caveat=caveat, sweeps=sweeps)
+            made_by = create_judge(judge)
+            floors = self._floors.get(judge) or build_floors(made_by, FLOORS_LATER) if self.suite.floors else None
+            board = build_board(self.suite.name, cells, caveat=made_by.profile.caveat, sweeps=sweeps, floors=floors)
             boards[judge] = (board, pick_examples(cells))
         return boards
 
@@ -210,20 +251,8 @@ class Run:
                 sheet.finish()
         self._loaded = None
 
-    def _to_rate(self, calls: Iterable[Call], judge: str) -> Iterator[RatingRequest]:
-        """The ratings of calls that no file of this run has yet."""
-        fingerprint = judge_fingerprint(judge)
-        for call in calls:
-            folder = self._call_folder(call)
-            for target in self.targets:
-                judged = _judged_ids(folder.ratings(target, fingerprint))
-                answers = [row for row in self._complete_answers(folder, target, call) if row["id"] not in judged]
-                yield from rating_requests(answers, [row["answer"] for row in answers])
-
-    def _have_rated(self, calls: Sequence[Call], judges: Sequence[str], name: str) -> None:
+    def _have_rated(self, calls: Iterable[Call], judges: Sequence[str], name: str) -> None:
         """Have the answers of calls rated that have no verdict yet."""
-        before = fetch_in_batches if self.batch else tell_waiting
-        before(judges, lambda judge: self._to_rate(calls, judge), self.progress.say)
         for call in calls:
             folder = self._call_folder(call)
             for judge in judges:
@@ -234,12 +263,11 @@ class Run:
                 ]
                 pending = [(answers, ratings) for answers, ratings in pairs if not ratings.complete]
                 total = sum(len(answers) for answers, _ in pending)
-                done = sum(len(_judged_ids(ratings)) for _, ratings in pending)
-                with self.progress.stage(
-                    name, f"{self._title(call)} by {judge}", total=total, done=done, unit="answers"
-                ) as stage:
+                done = sum(len(judged_ids(ratings)) for _, ratings in pending)
+                label, note = f"{self._title(call)} by {judge}", cost_so_far(judge)
+                with self.progress.stage(name, label, total=total, done=done, unit="answers", note=note) as stage:
                     for answers, ratings in pending:
-                        self._rate(judge, answers, ratings, stage)
+                        rate_missing(judge, answers, ratings, stage)
                         ratings.finish()
 
     # What the stages share.
@@ -318,25 +346,6 @@ class Run:
                 for target, new in rows.items():
                     sheets[target].lines.append(new)
                 stage.advance(sum(map(len, rows.values())))
-
-    def _rate(self, judge: str, answers: list[dict[str, Any]], ratings: Sheet, stage: Any) -> None:
-        judged = _judged_ids(ratings)
-        missing = [row for row in answers if row["id"] not in judged]
-        at_a_time = create_judge(judge).at_a_time
-        for start in range(0, len(missing), at_a_time):
-            chunk = missing[start : start + at_a_time]
-            rated = 0
-
-            def report(more: int) -> None:
-                nonlocal rated
-                stage.advance((rated + more) // RATINGS - rated // RATINGS)
-                rated += more
-
-            verdicts = judge_answers(judge, chunk, [row["answer"] for row in chunk], report)
-            ratings.lines.append(
-                {"id": row["id"], **{aspect: verdict.to_json() for aspect, verdict in found.items()}}
-                for row, found in zip(chunk, verdicts, strict=True)
-            )
 
     def _complete_answers(
         self, folder: CallFolder, target: Target, call: Call, stage: str = "generate"
@@ -447,7 +456,3 @@ def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:
         "prompt": request.args[0],
         "answer": answer or "",
     }
-
-
-def _judged_ids(ratings: Sheet) -> set[str]:
-    return {row["id"] for row in ratings.lines.read()}

@@ -38,7 +38,7 @@ class CallFolder:
 
     def ratings(self, target: Target, judge: Mapping[str, str]) -> Sheet:
         """Sheet of verdicts: ``id``, ``trait`` and ``fluency``, each a rating or the reason why there is none."""
-        return Sheet(self._target_folder(target) / f"{_judge_name(judge)}.jsonl")
+        return Sheet(self._target_folder(target) / f"{judge_name(judge)}.jsonl")
 
     @property
     def record(self) -> dict[str, Any]:
@@ -82,8 +82,9 @@ class RunFolder:
     def choice(self, label: str, identity: Mapping[str, Any], judge: Mapping[str, str]) -> Path:
         """File of a choice of strengths, named by what was chosen from and by who rated it."""
         folder = self.folder / "choices" / f"{label}-{content_hash(dict(identity))[:12]}"
-        return folder / f"{_judge_name(judge)}.json"
+        return folder / f"{judge_name(judge)}.json"
 
 
-def _judge_name(judge: Mapping[str, str]) -> str:
+def judge_name(judge: Mapping[str, str]) -> str:
+    """Name files and folders by a judge's fingerprint."""
     return f"{judge['id']}-{content_hash(dict(judge))[:8]}"

@@ -120,7 +120,7 @@ class ProtocolSpec(_Part):
 
 
 class Suite(_Part):
-    """A whole suite."""
+    """A whole suite; its parts say what they are, ``floors`` whether its judges rate what the floors are made of."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     models: list[ModelSpec] = Field(min_length=1)
@@ -131,6 +131,7 @@ class Suite(_Part):
     questions: QuestionsSpec = Field(default=QuestionsSpec(), validate_default=True)
     tuning: TuningSpec = Field(default=TuningSpec(), validate_default=True)
     protocol: ProtocolSpec = ProtocolSpec()
+    floors: bool = True
 
     @field_validator("models", "methods", mode="before")
     @classmethod

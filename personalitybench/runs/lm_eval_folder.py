@@ -1,0 +1,147 @@
+"""The answers that lm-eval left in a folder: rated by any judge, without the model that wrote them.
+
+::
+
+    <folder>/<model>/results_<date>.json, samples_<task>_<date>.jsonl    lm-eval's
+    <folder>/ratings/<judge>-<hash>/<model>/samples_<task>_<date>-<hash>.jsonl   one line an answer, its two verdicts
+    <folder>/ratings/<judge>-<hash>/<model>/samples_<task>_<date>-<hash>.json    manifest
+
+The second hash is that of the samples file, so ratings never meet answers that they were not made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from personalitybench.errors import DataError
+from personalitybench.files import Sheet, locked, sha256_file
+from personalitybench.judging import RatingRequest, create_judge
+from personalitybench.leaderboard.build import Cell, build_board, collect, group_cells
+from personalitybench.leaderboard.examples import Example, pick_examples
+from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
+from personalitybench.leaderboard.lm_eval_results import TaskResults, read_tasks
+from personalitybench.leaderboard.schema import Floors, Leaderboard
+from personalitybench.runs.floors import rate_floors
+from personalitybench.runs.progress import RunProgress
+from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing
+from personalitybench.runs.store import judge_name
+from personalitybench.tasks import judge_fingerprint, rating_requests
+
+_BOARD_NAME = "lm-eval"
+"""What ``leaderboard from-lm-eval`` calls a board, too."""
+
+
+class LmEvalFolder:
+    """A folder that lm_eval was given as ``--output_path``.
+
+    Args:
+        folder: The folder, or one of its results files.
+        progress: Where progress is shown.
+    """
+
+    def __init__(self, folder: Path, progress: RunProgress) -> None:
+        self.source = folder
+        self.folder = folder if folder.is_dir() else folder.parent
+        self.progress = progress
+        self._hashes: dict[Path, str] = {}
+        self._floors: dict[str, Floors] = {}
+
+    @cached_property
+    def tasks(self) -> list[TaskResults]:
+        """Its evaluation tasks.
+
+        Raises:
+            DataError: There are none, samples are missing, or a result is there twice.
+        """
+        found = list(read_tasks(self.source))
+        if not found:
+            raise DataError(f"{self.source}: its results are of no evaluation task of personalitybench")
+        # What would be refused at the end is refused before anything is paid.
+        for task in found:
+            if next(task.answers(), None) is None:
+                raise DataError(f"{task.samples} holds no answer")
+        for group in group_cells(
+            Cell(task.model, task.settings, {}, task.target, (), task.provenance) for task in found
+        ):
+            collect(group)
+        return found
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep a second process from rating the same answers."""
+        return locked(self.folder / "ratings", "rating answers")
+
+    def ratings(self, task: TaskResults, judge: Mapping[str, str]) -> Sheet:
+        """Sheet of a task's verdicts: ``id``, ``trait`` and ``fluency``, each a rating or the reason for none."""
+        beneath = task.samples.parent.relative_to(self.folder)
+        if task.samples not in self._hashes:
+            self._hashes[task.samples] = sha256_file(task.samples)
+        name = f"{task.samples.stem}-{self._hashes[task.samples][:8]}.jsonl"
+        return Sheet(self.folder / "ratings" / judge_name(judge) / beneath / name)
+
+    def verdicts(self, task: TaskResults, judge: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What a judge made of a task's answers so far: when lm_eval ran, or since then.
+
+        Raises:
+            StorageError: The ratings were altered.
+        """
+        yield from task.verdicts(judge)
+        sheet = self.ratings(task, judge)
+        if sheet.path.is_file():
+            _ = sheet.complete  # it tells what was altered
+            yield from ((row["id"], row) for row in sheet.lines.read())
+
+    def judge(self, judges: Sequence[str]) -> None:
+        """Have every answer rated that has no verdict yet, and then the floors."""
+        for task in self.tasks:
+            for judge in judges:
+                fingerprint = judge_fingerprint(judge)
+                sheet = self.ratings(task, fingerprint)
+                if sheet.complete:
+                    continue
+                done = judged_ids(sheet)
+                sheet.lines.append(
+                    {"id": identity, "trait": row["trait"], "fluency": row["fluency"]}
+                    for identity, row in task.verdicts(fingerprint)
+                    if identity not in done
+                )
+                self._rate(task, judge, sheet)
+                sheet.finish()
+        self._floors = {judge: rate_floors(judge, self.progress) for judge in judges}
+
+    def to_rate(self, judge: str) -> Iterator[RatingRequest]:
+        """What a judge would be asked by :meth:`judge`: the ratings that are in no file yet, floors included."""
+        fingerprint = judge_fingerprint(judge)
+        for task in self.tasks:
+            there = {identity for identity, _ in self.verdicts(task, fingerprint)}
+            for row in task.answers():
+                if row["id"] not in there:
+                    yield from rating_requests([row], [row["answer"]])
+        yield from floor_ratings(create_judge(judge)).requests()
+
+    def score(self, judges: Sequence[str]) -> dict[str, tuple[Leaderboard, list[Example]]]:
+        """Aggregate into one board for each judge, with a few answers to show beside it.
+
+        Raises:
+            StorageError: Ratings were altered.
+        """
+        boards = {}
+        for judge in judges:
+            fingerprint = judge_fingerprint(judge)
+            cells = [task.cell(fingerprint, self.verdicts(task, fingerprint)) for task in self.tasks]
+            made_by = create_judge(judge)
+            floors = self._floors.get(judge) or build_floors(made_by, FLOORS_LATER)
+            board = build_board(_BOARD_NAME, cells, caveat=made_by.profile.caveat, floors=floors)
+            boards[judge] = (board, pick_examples(cells))
+        return boards
+
+    def _rate(self, task: TaskResults, judge: str, sheet: Sheet) -> None:
+        label = f"{task.settings['method']['name']} {task.target} by {judge}"
+        total = sum(1 for _ in task.answers())
+        done = len(judged_ids(sheet))
+        note = cost_so_far(judge)
+        with self.progress.stage("judge", label, total=total, done=done, unit="answers", note=note) as stage:
+            rate_missing(judge, task.answers(), sheet, stage)
