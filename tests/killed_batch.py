@@ -71,6 +71,9 @@ def child(work: Callable[[], None]) -> int:
 
 def main(profile: str, count: int) -> None:
     asked = items(count)
+    with tempfile.TemporaryDirectory() as cache:  # imports are done once, here, and not in every child
+        os.environ["PERSONALITYBENCH_CACHE"] = cache
+        fetch(profile, [RatingRequest("?", "Nobody is killed for this one.", "openness")])
     for moment in range(1000):
         with tempfile.TemporaryDirectory() as cache:
             os.environ["PERSONALITYBENCH_CACHE"] = cache
@@ -89,8 +92,6 @@ def main(profile: str, count: int) -> None:
 
 
 if __name__ == "__main__":
-    import openai  # noqa: F401 (once, not in every child)
-
     if sys.argv[3:]:
         fetch(sys.argv[1], items(int(sys.argv[2]))[int(sys.argv[3]) : int(sys.argv[4])])
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -14,13 +15,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 pytest.importorskip("openai")
 
-from personalitybench.errors import JudgeError
-from personalitybench.judging import rate_all
+from personalitybench.errors import ConfigurationError, JudgeError
+from personalitybench.files import Sheet
+from personalitybench.judging import create_judge, rate_all
 from personalitybench.judging.base import load_profile
 from personalitybench.judging.chat_judge import ChatJudge
+from personalitybench.judging.paid import paid_judges, share_budget
+from personalitybench.judging.prices import Price
+from personalitybench.runs.batches import check_batches, fetch_in_batches, tell_waiting
+from personalitybench.runs.command import run_suite
+from personalitybench.runs.judge_command import judge_run
 from tests.batch_server import BatchServer, Plan
 from tests.chat_server import Fault
 from tests.killed_judge import items
@@ -68,9 +76,9 @@ def test_killed_at_every_step_and_nothing_is_paid_twice(server: BatchServer, ser
     assert [line["first"] for line in lines] == [-9] * (len(lines) - 1) + [0]
     assert {line["second"] for line in lines} == {0}, found.stderr
     assert len(lines) > 30, "so many steps are there"
-    assert len(server.paid) == count * len(lines)
+    assert len(server.paid) == count * len(lines) + 1
     assert set(server.paid.values()) == {1}
-    assert len(server.batches) == 2 * len(lines)
+    assert len(server.batches) == 2 * len(lines) + 1
 
 
 class _Endless(list[Plan]):
@@ -136,41 +144,43 @@ def _faults(*faults: Fault) -> object:
 
 
 @pytest.mark.model
-def test_the_command_line(
+def test_a_run_is_rated_in_batches(
     server: BatchServer,
     served: Callable[..., Path],
     tmp_path: Path,
-    demo_model: Path,
+    tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
-    command: Callable[..., subprocess.CompletedProcess[str]],
 ) -> None:
     """Told what it takes, interrupted while it waits, gone on with, and asked nothing the second time."""
     monkeypatch.setenv("PERSONALITYBENCH_JUDGES", str(served(poll=0.2).parent))
     suite = tmp_path / "small.yaml"
-    suite.write_text(SUITE.format(model=demo_model, methods="[none]", targets=TWO_TARGETS, dtype="float32"))
-    refused = command("run", "small.yaml", "--output", "out", "--batch")
-    assert refused.returncode == 2
-    assert "judge offline cannot rate in batches: leave --batch out" in refused.stderr
-    assert command("run", "small.yaml", "--output", "out").returncode == 0
-
-    rate = ("judge", "out", "--judge", "served", "--judge", "offline", "--batch")
-    told = command(*rate, "--dry-run")
-    assert told.returncode == 0, told.stderr
-    (row,) = ([cell.strip() for cell in line.split("│")[1:-1]] for line in told.stdout.splitlines() if "served" in line)
+    text = SUITE.format(model=tiny_model, methods="[none]", targets=TWO_TARGETS, dtype="float32")
+    suite.write_text(f"{text}\njudges: [served]\nfloors: false\n")
+    run = tmp_path / "out"
+    run_suite(str(suite), run, ["generate"], Console(quiet=True))
+    for path in run.glob("calls/*/*/answers.jsonl"):  # a random model writes no word
+        rows = [row | {"answer": f"I sang {number} songs."} for number, row in enumerate(Sheet(path).lines.read())]
+        path.unlink()
+        Sheet(path).lines.append(rows)
+        Sheet(path).finish()
+    with pytest.raises(ConfigurationError, match="judge offline cannot rate in batches: leave --batch out"):
+        judge_run(run, ["offline"], Console(quiet=True), budget=None, dry_run=False, batch=True)
+    told = judged(run, dry_run=True)
+    row = [cell.strip() for line in told.splitlines() if "served" in line for cell in line.split("│")[1:-1]]
     assert row[:4] == ["served", "8", "0", "0"]
     calls = int(row[4])
+    assert calls > 0
     assert not server.calls
 
     server.plans.append(Plan(polls=10**6))
     waiting = subprocess.Popen(
-        [sys.executable, "-m", "personalitybench.cli", *rate],
+        [sys.executable, "-m", "personalitybench.cli", "run", str(suite), "--output", str(run), "--batch"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        cwd=tmp_path,
         env=os.environ | {"COLUMNS": "200"},
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while server.calls["retrieve"] < 2 and time.monotonic() < deadline:
         time.sleep(0.05)
     waiting.send_signal(signal.SIGINT)
@@ -179,14 +189,59 @@ def test_the_command_line(
     assert f"judge served: batches: {calls} requests in 1; a batch may take up to 24 hours" in output
     assert "judge served: batch batch_1: in_progress, " in output
     assert "judge served: the batches go on at the server; the same command picks them up" in output
-    told = command(*rate, "--dry-run")
-    (row,) = ([cell.strip() for cell in line.split("│")[1:-1]] for line in told.stdout.splitlines() if "served" in line)
+    told = judged(run, dry_run=True)
+    row = [cell.strip() for line in told.splitlines() if "served" in line for cell in line.split("│")[1:-1]]
     assert row[:5] == ["served", "8", "0", str(calls), "0"]
+    warned: list[str] = []
+    tell_waiting(["served"], lambda _: items(1), warned.append)
+    assert not warned, "of these none is in a batch"
 
     server.finish_soon("batch_1")
-    done = command(*rate)
-    assert done.returncode == 0, done.stderr
-    assert f"judge served: 0 replies asked for, {calls} fetched in batches, " in done.stdout
+    told = judged(run)
+    assert f"judge served: 0 replies asked for, {calls} fetched in batches, " in told
     assert len(server.batches) == 1
     assert not server.requests
-    assert json.loads((tmp_path / "out" / "leaderboard-served.json").read_text())["judge"]["id"] == "served"
+    assert json.loads((run / "leaderboard.json").read_text())["judge"]["id"] == "served"
+
+
+def judged(run: Path, *, dry_run: bool = False) -> str:
+    """What ``personalitybench judge RUN --batch`` tells."""
+    console = Console(record=True, width=200, file=io.StringIO())
+    judge_run(run, [], console, budget=None, dry_run=dry_run, batch=True)
+    return console.export_text()
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_panel_fetches_in_batches_and_shares_its_budget(
+    server: BatchServer, served: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = json.loads(served().read_text())
+    for name in ("one", "two"):
+        member = first | {"id": name, "settings": first["settings"] | {"model": name, "rubric": "matrix"}}
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(member))
+    panel = {"id": "both", "provider": "panel", "summary": "x", "settings": {"judges": ["one", "two"]}}
+    (tmp_path / "both.yaml").write_text(json.dumps(panel))
+    monkeypatch.setenv("PERSONALITYBENCH_JUDGES", str(tmp_path))
+    create_judge.cache_clear()
+    check_batches(["both"])
+    members = paid_judges(create_judge("both"))
+    for paid in members.values():
+        paid.spending.price = Price(input=1000.0, output=0.0)
+    costs = [paid.estimate(items(4)).dollars or 0.0 for paid in members.values()]
+    share_budget(create_judge("both"), 1.5 * costs[0])
+    told: list[str] = []
+    with pytest.raises(JudgeError, match=r"after \$.* that are spent or under way"):
+        fetch_in_batches(["both"], lambda _: items(4), told.append)
+    assert len(server.batches) == 1
+    told.clear()
+    tell_waiting(["both"], lambda _: items(4), told.append)
+    assert [line.partition(";")[0] for line in told] == [
+        "judge both > one: 4 of these requests are in batches that were begun"
+    ]
+    share_budget(create_judge("both"), 3 * costs[0])
+    fetch_in_batches(["both"], lambda _: items(4), told.append)
+    create_judge.cache_clear()
+    assert [each["request_counts"]["total"] for each in server.batches.values()] == [4, 4]
+    sent = [json.loads(content.splitlines()[0])["body"] for content in server.files.values() if b'"url"' in content]
+    assert [body["model"] for body in sent] == ["one", "two"]
+    assert all(body["response_format"]["type"] == "json_schema" for body in sent)
