@@ -86,6 +86,7 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 )
 def run(
     suite: Annotated[str, typer.Argument(help="A suite file, or the name of a bundled suite such as 'demo'.")],
+    *,
     output: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/NAME.")] = None,
     stage: Annotated[
         list[str] | None, typer.Option(help="Only this stage (repeatable): fit, tune, generate, judge, score.")
@@ -97,6 +98,9 @@ def run(
     budget: Annotated[
         float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
     ] = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Ask judges through OpenAI's Batch API: cheaper, within a day.")
+    ] = False,
 ) -> None:
     """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes.
 
@@ -107,12 +111,13 @@ def run(
     from personalitybench.runs.command import run_suite  # noqa: PLC0415
 
     with _resumable():
-        run_suite(suite, output, stage or [], _console(), data_dir=data_dir, budget=budget)
+        run_suite(suite, output, stage or [], _console(), data_dir=data_dir, budget=budget, batch=batch)
 
 
 @app.command(
     epilog="Examples: `personalitybench judge runs/demo --judge my-server.yaml --dry-run` · "
     "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06` · "
+    "`personalitybench judge runs/demo --judge gpt-4o-2024-08-06 --batch` · "
     "`personalitybench judge lm-eval-output --judge offline`"
 )
 def judge(
@@ -129,6 +134,9 @@ def judge(
         float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Ask judges through OpenAI's Batch API: cheaper, within a day.")
+    ] = False,
     floors: Annotated[
         bool | None,
         typer.Option(help="Floors: what the judge gives to answers that show no trait; default: as the suite says."),
@@ -140,7 +148,8 @@ def judge(
 ) -> None:
     """Have saved answers rated by a judge, and make its board; the model that wrote them is not needed.
 
-    Interrupt it when you like: replies that were paid are kept, and the same command goes on from there.
+    Interrupt it when you like: replies that were paid are kept, and the same command goes on from there. With
+    `--batch` what was sent goes on at the server meanwhile.
     """
     from personalitybench.runs.judge_command import judge_run  # noqa: PLC0415
 
@@ -151,6 +160,7 @@ def judge(
             _console(),
             budget=budget,
             dry_run=dry_run,
+            batch=batch,
             floors=floors,
             calibrations=calibration or [],
         )

@@ -134,8 +134,7 @@ class ChatServer:
             await _send(writer, 200, json.dumps(self.report()).encode())
             return True
         if not request.startswith("POST /v1/chat/completions "):
-            await _send(writer, 404, b'{"error": "no such page"}')
-            return True
+            return await self._other_page(request, headers, raw, writer)
         body = json.loads(raw)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -156,6 +155,13 @@ class ChatServer:
                 await asyncio.sleep(0.05)
             return False
         await _send(writer, *self._reply(body, headers, fault))
+        return True
+
+    async def _other_page(
+        self, request: str, headers: Mapping[str, str], raw: bytes, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Answer what is no chat completion."""
+        await _send(writer, 404, b'{"error": "no such page"}')
         return True
 
     def _fault(self, body: Body, headers: Mapping[str, str]) -> Fault | None:

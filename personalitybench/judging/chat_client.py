@@ -114,7 +114,7 @@ class ChatClient:
         self.window = Window(settings.concurrency)
         self.requests = self.prompt_tokens = self.completion_tokens = 0
         self._server = settings.server()
-        self._openai = _library()
+        self._openai = load_library()
         # Every try is ours: the library knows neither the window nor what an unreadable body is.
         self._api = self._openai.AsyncOpenAI(
             api_key=self._server.key,
@@ -233,9 +233,14 @@ class ChatClient:
         return max(said, own)
 
 
-def _library() -> ModuleType:
+def load_library() -> ModuleType:
+    """Give openai, which is imported late: it takes half a second, and is optional.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
     try:
-        import openai  # noqa: PLC0415 (half a second, and optional)
+        import openai  # noqa: PLC0415
     except ImportError as error:
         raise MissingDependencyError(
             "a judge behind an API needs openai: pip install 'personalitybench[judge]'"

@@ -8,8 +8,7 @@ disk before it counts as there, and reading it anew costs nothing.
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +26,9 @@ from personalitybench.judging.base import (
     Verdict,
     is_readable,
 )
+from personalitybench.judging.batch import Batches, BatchOptions, WantedReply, journal_folder, under_way
+from personalitybench.judging.batch_journal import Journal
+from personalitybench.judging.batch_results import to_store
 from personalitybench.judging.chat_client import OPENAI_URL, ChatClient, ChatSettings, Reply
 from personalitybench.judging.paid import Estimate, Spending
 from personalitybench.judging.prices import cost, estimate_tokens, load_prices
@@ -70,6 +72,7 @@ class ChatClientOptions(BaseModel):
         concurrency: Most requests in flight.
         timeout: Seconds for one try.
         attempts: Tries in all for what may pass.
+        batch: How batches are made, where they are asked for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,6 +80,7 @@ class ChatClientOptions(BaseModel):
     concurrency: int = Field(default=64, ge=1)
     timeout: float = Field(default=60.0, gt=0)
     attempts: int = Field(default=8, ge=1)
+    batch: BatchOptions = BatchOptions()
 
 
 class ChatJudge:
@@ -106,6 +110,8 @@ class ChatJudge:
             timeout=options.timeout,
             attempts=options.attempts,
         )
+        self._batches = options.batch
+        self._failed_in_batches: dict[str, Unrated] = {}
         self._rubric = load_rubric(self._settings.rubric)
         self.prices = load_prices()
         self.spending = Spending(self.prices.price(self._settings.model))
@@ -148,27 +154,64 @@ class ChatJudge:
                     break
         return [verdicts[place] for place in range(len(items))]
 
+    def fetch_in_batches(
+        self, items: Iterable[RatingRequest], say: Callable[[str], None], *, wait: bool = True
+    ) -> None:
+        """Fetch the replies that are not there in batches; see :class:`personalitybench.judging.paid.BatchJudge`.
+
+        What a batch answered without a reply is unrated in this process; what it left unanswered is asked live.
+
+        Raises:
+            JudgeError: Nothing more can come of it, or its estimate is more than the budget. What was paid is kept.
+        """
+        with ResponseStore(store_path()) as store:
+            batches = Batches(self._client, self._batches, store, self.spending, say)
+            try:
+                self._failed_in_batches |= batches.fetch(self._wanted(items), wait=wait)
+            except JudgeModelError as error:
+                raise JudgeModelError(f"{error}{self._succession()}") from error
+
+    def has_batches(self) -> bool:
+        """Whether any batch of this model at this server was begun and is not done."""
+        folder = journal_folder(self._client)
+        return folder.is_dir() and bool(Journal(folder).open_parts())
+
+    def estimate_batches(self, items: Iterable[RatingRequest]) -> Estimate:
+        """Guess what ratings in batches would take; sends nothing."""
+        return self._estimate(items, under_way(self._client), self.spending.batch_dollars)
+
     def estimate(self, items: Iterable[RatingRequest]) -> Estimate:
         """Guess what ratings would take; sends nothing."""
-        ratings = kept = calls = prompt = completion = 0
+        price = self.spending.price
+        return self._estimate(
+            items, set(), lambda prompt, written: None if price is None else cost(price, prompt, written)
+        )
+
+    def _wanted(self, items: Iterable[RatingRequest]) -> Iterator[WantedReply]:
+        """What a judge must be asked to rate items."""
+        for item in items:
+            if is_readable(item.answer):
+                messages = self._rubric.messages(item)
+                key, form = self._key(messages, item), self._form(item.aspect)
+                yield WantedReply(key, messages, form, self._most_written(item.aspect))
+
+    def _estimate(
+        self, items: Iterable[RatingRequest], waiting: Set[str], dollars: Callable[[int, int], float | None]
+    ) -> Estimate:
+        ratings = kept = calls = prompt = completion = batched = 0
         with ResponseStore(store_path()) as store:
             for chunk in _chunks(items, self.at_a_time):
                 ratings += len(chunk)
-                asked = {
-                    self._key(messages, item): (messages, item.aspect)
-                    for item in chunk
-                    if is_readable(item.answer)
-                    for messages in [self._rubric.messages(item)]
-                }
+                asked = {wanted.key: wanted for wanted in self._wanted(chunk)}
                 there = store.get_many(asked)
                 kept += len(there)
-                missing = [request for key, request in asked.items() if key not in there]
+                absent = asked.keys() - there.keys()
+                batched += len(absent & waiting)
+                missing = [asked[key] for key in absent - waiting]
                 calls += len(missing)
-                prompt += sum(estimate_tokens(messages) for messages, _ in missing)
-                completion += sum(self._most_written(aspect) for _, aspect in missing)
-        price = self.spending.price
-        dollars = None if price is None else cost(price, prompt, completion)
-        return Estimate(ratings, kept, calls, prompt, completion, dollars)
+                prompt += sum(estimate_tokens(wanted.messages) for wanted in missing)
+                completion += sum(wanted.most_written for wanted in missing)
+        return Estimate(ratings, kept, calls, prompt, completion, dollars(prompt, completion), batched)
 
     def _most_written(self, aspect: str) -> int:
         """Tokens of a reply at most, as far as the sampling says."""
@@ -202,7 +245,11 @@ class ChatJudge:
         found: dict[int, str | Unrated] = {place: stored.text for key, stored in there.items() for place in places[key]}
         if report is not None and found:
             report(len(found))
-        missing = [key for key in places if key not in there]
+        for key in self._failed_in_batches.keys() & places.keys() - there.keys():
+            found.update(dict.fromkeys(places[key], self._failed_in_batches[key]))
+            if report is not None:
+                report(len(places[key]))
+        missing = [key for key in places if key not in there and key not in self._failed_in_batches]
         if not missing:
             return found
         keeper = _Keeper(store)
@@ -212,7 +259,7 @@ class ChatJudge:
         def done(number: int, reply: Reply | Unrated) -> None:
             own = places[missing[number]]
             if isinstance(reply, Reply):
-                keeper.keep(missing[number], _to_store(reply))
+                keeper.keep(missing[number], to_store(reply))
                 spending.calls += 1
             # The client's numbers hold what a failure cost, too.
             spending.prompt_tokens = before[0] + client.prompt_tokens
@@ -295,17 +342,6 @@ class _Keeper:
 def store_path() -> Path:
     """File of all replies of chat models that judge, in the user's cache."""
     return cache_folder("judges") / "replies.sqlite"
-
-
-def _to_store(reply: Reply) -> StoredResponse:
-    return StoredResponse(
-        text=reply.text,
-        model=reply.model,
-        finish_reason=reply.finish_reason,
-        prompt_tokens=reply.prompt_tokens,
-        completion_tokens=reply.completion_tokens,
-        created=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-    )
 
 
 def _chunks(items: Iterable[RatingRequest], size: int) -> Iterator[list[RatingRequest]]:

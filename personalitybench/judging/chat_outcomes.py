@@ -107,6 +107,11 @@ def read_body(body: bytes, server: Server) -> tuple[Reply | Unrated | Again, int
         value = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or brackets without end
         return Again("not-text", f"the body is no JSON in UTF-8 ({server.quote(str(error))})"), 0, 0
+    return read_completion(value, server)
+
+
+def read_completion(value: Any, server: Server) -> tuple[Reply | Unrated | Again, int, int]:
+    """Read a chat completion, as :func:`read_body` does, from JSON that was read already."""
     try:
         choice = value["choices"][0]
         message = choice["message"]
@@ -138,9 +143,9 @@ def read_status(status: int, headers: Mapping[str, str], body: object, server: S
         body: Its ``error`` object, or the text if it is no JSON.
         server: For the texts.
     """
-    code, said = _error(body)
+    code, said = error_parts(body)
     said = server.quote(said)
-    if error := _hopeless(status, code, said, server):
+    if error := hopeless(f"{server.address} answered {status}", status, code, said, server):
         return error
     if status in {408, 409, 429} or status >= 500:
         wait = asked_wait(headers)
@@ -160,9 +165,16 @@ def read_status(status: int, headers: Mapping[str, str], body: object, server: S
     return JudgeError(f"{server.address} answered {status}: {advice} ({said})")
 
 
-def _hopeless(status: int, code: str, said: str, server: Server) -> JudgeError | None:
-    """Find what no other request to this server will change, either."""
-    where = f"{server.address} answered {status}"
+def hopeless(where: str, status: int, code: str, said: str, server: Server) -> JudgeError | None:
+    """Find what no other request to this server will change, either.
+
+    Args:
+        where: Who said so, for the text.
+        status: HTTP status.
+        code: What the server calls the error.
+        said: Its message, as :meth:`Server.quote` gives it.
+        server: For the texts.
+    """
     if status == 401:  # not quoted: servers like to say which key it was
         return JudgeError(f"{where}: the key in {server.key_variable} is missing or wrong; set it to a valid one")
     if code in _NO_MODEL or (status in {404, 410} and "model" in said.lower()):
@@ -211,7 +223,7 @@ def _count(usage: object, name: str) -> int:
     return count if isinstance(count, int) and count > 0 else 0
 
 
-def _error(body: object) -> tuple[str, str]:
+def error_parts(body: object) -> tuple[str, str]:
     """Read code and message of an error, whatever its shape."""
     if not isinstance(body, dict):
         return "", str(body) if body else "no explanation"

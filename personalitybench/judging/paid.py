@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -22,6 +22,9 @@ class Spending:
         kept: Replies that were there already.
         prompt_tokens: Sent, as the server counted them.
         completion_tokens: Written, likewise.
+        batch_calls: Replies that came in batches.
+        batch_prompt_tokens, batch_completion_tokens: Sent and written in batches, which may cost less.
+        promised: US dollars, estimated, of batches that were sent in this process and did not come yet, by their names.
         beside: What other judges spent that share the budget: the members of a panel.
     """
 
@@ -31,12 +34,37 @@ class Spending:
     kept: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    batch_calls: int = 0
+    batch_prompt_tokens: int = 0
+    batch_completion_tokens: int = 0
+    promised: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
     beside: Sequence[Spending] = field(default=(), repr=False, compare=False)
 
     @property
     def dollars(self) -> float | None:
         """US dollars; None where no price is known."""
-        return None if self.price is None else cost(self.price, self.prompt_tokens, self.completion_tokens)
+        batches = self.batch_dollars(self.batch_prompt_tokens, self.batch_completion_tokens)
+        if self.price is None or batches is None:
+            return None
+        return cost(self.price, self.prompt_tokens, self.completion_tokens) + batches
+
+    def batch_dollars(self, prompt_tokens: int, completion_tokens: int) -> float | None:
+        """US dollars for tokens in a batch: with its discount where one is known, else at the full price."""
+        if self.price is None:
+            return None
+        return cost(self.price, prompt_tokens, completion_tokens) * (1 - (self.price.batch_discount or 0.0))
+
+    def count_batch(self, calls: int, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count what came in a batch."""
+        self.batch_calls += calls
+        self.batch_prompt_tokens += prompt_tokens
+        self.batch_completion_tokens += completion_tokens
+
+    def promised_but(self, names: Collection[str]) -> float:
+        """US dollars that batches may yet cost, of this judge and of those that share its budget, but for these."""
+        return sum(
+            dollars for each in (self, *self.beside) for name, dollars in each.promised.items() if name not in names
+        )
 
     @property
     def toward_budget(self) -> float:
@@ -46,7 +74,8 @@ class Spending:
     def __str__(self) -> str:
         """What it comes to so far, in a few words: dollars, or tokens where no price is known."""
         if self.dollars is None:
-            return f"{self.prompt_tokens + self.completion_tokens:,} tokens"
+            batches = self.batch_prompt_tokens + self.batch_completion_tokens
+            return f"{self.prompt_tokens + self.completion_tokens + batches:,} tokens"
         return f"${self.dollars:.4f}"
 
 
@@ -61,6 +90,7 @@ class Estimate:
         prompt_tokens: They send, estimated without a tokenizer.
         completion_tokens: They would write, estimated.
         dollars: At the price that is known, or None.
+        under_way: Requests that are in batches already, and among neither ``kept`` nor ``calls``.
     """
 
     ratings: int
@@ -69,6 +99,7 @@ class Estimate:
     prompt_tokens: int
     completion_tokens: int
     dollars: float | None
+    under_way: int = 0
 
 
 @runtime_checkable
@@ -85,6 +116,34 @@ class PaidJudge(Protocol):
 
     def estimate(self, items: Iterable[RatingRequest]) -> Estimate:
         """Guess what ratings would take; sends nothing."""
+
+
+@runtime_checkable
+class BatchJudge(Protocol):
+    """What a :class:`PaidJudge` has besides, where its ratings can be asked for in batches.
+
+    A batch is answered within a day, for less money. What came of it is where the ordinary rating finds it.
+    """
+
+    def has_batches(self) -> bool:
+        """Whether any batch was begun and is not done."""
+
+    def fetch_in_batches(
+        self, items: Iterable[RatingRequest], say: Callable[[str], None], *, wait: bool = True
+    ) -> None:
+        """Have everything fetched that ratings need and is not there; returns when it is, or came to nothing.
+
+        Args:
+            items: To be rated; taken one by one.
+            say: Told what happens, a line at a time.
+            wait: If not, it is sent, and fetched by a later call.
+
+        Raises:
+            JudgeError: Nothing more can come of it, or its estimate is more than the budget. What was paid is kept.
+        """
+
+    def estimate_batches(self, items: Iterable[RatingRequest]) -> Estimate:
+        """Guess what that would take, at the discount that is known; sends nothing."""
 
 
 @runtime_checkable

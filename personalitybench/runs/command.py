@@ -12,6 +12,7 @@ from personalitybench.errors import unknown_name
 from personalitybench.files import write_atomically
 from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.schema import Leaderboard
+from personalitybench.runs.batches import before_rating, check_batches
 from personalitybench.runs.boards import publish
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.spending import report_spending, set_budget
@@ -27,6 +28,7 @@ def run_suite(
     *,
     data_dir: Path | None = None,
     budget: float | None = None,
+    batch: bool = False,
 ) -> None:
     """Run a suite.
 
@@ -37,6 +39,7 @@ def run_suite(
         console: Where progress and the table go.
         data_dir: Local copy of the official data, instead of what the suite names.
         budget: US dollars that each judge may cost; None for no limit.
+        batch: Have judges asked in batches, which cost less and may take a day.
 
     Raises:
         PersonalityBenchError: Something is wrong; what was finished is kept.
@@ -51,6 +54,8 @@ def run_suite(
         run = Run(suite.with_data(data_dir) if data_dir else suite, folder, progress)
         run.check()
         set_budget(suite.judges, budget)
+        if batch:
+            check_batches(suite.judges)
         with run.lock():
             resolved = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
             write_atomically(folder / "suite.yaml", resolved)
@@ -58,7 +63,12 @@ def run_suite(
                 if stage == "score":
                     boards = run.score()
                     continue
-                {"fit": run.fit, "tune": run.tune, "generate": run.generate, "judge": run.judge}[stage]()
+                if stage == "tune":
+                    run.tune(batch=batch)
+                    continue
+                if stage == "judge":
+                    before_rating(suite.judges, run.to_rate, progress.say, batch=batch)
+                {"fit": run.fit, "generate": run.generate, "judge": run.judge}[stage]()
             report_spending(suite.judges, progress)
     publish(boards, folder, suite.judges, console)
     spent = [f"{stage} {seconds:.0f} s" for stage, seconds in progress.seconds.items() if seconds >= 0.5]

@@ -10,6 +10,7 @@ from rich.console import Console
 from personalitybench.errors import ConfigurationError, StorageError
 from personalitybench.leaderboard.lm_eval_results import holds_results
 from personalitybench.leaderboard.mapped import calibrations_of
+from personalitybench.runs.batches import before_rating, check_batches
 from personalitybench.runs.boards import publish
 from personalitybench.runs.lm_eval_folder import LmEvalFolder
 from personalitybench.runs.progress import RunProgress
@@ -26,6 +27,7 @@ def judge_run(
     *,
     budget: float | None,
     dry_run: bool,
+    batch: bool = False,
     floors: bool | None = None,
     calibrations: Sequence[Path] = (),
 ) -> None:
@@ -37,6 +39,7 @@ def judge_run(
         console: Where progress and tables go.
         budget: US dollars that each judge may cost; None for no limit.
         dry_run: Only tell what it would take.
+        batch: Ask in batches, which cost less and may take a day.
         floors: Whether boards have floors; None: as the suite says, and for lm-eval's answers yes.
         calibrations: Files of ``judges calibrate``; the boards of their judges show mapped figures, too.
 
@@ -52,11 +55,14 @@ def judge_run(
             )
         mapped = calibrations_of(calibrations, [judge_fingerprint(judge) for judge in wanted])
         set_budget(wanted, budget)
+        if batch:
+            check_batches(wanted)
         with run.lock():
             if dry_run:
-                console.print(estimate_table(run, wanted))
+                console.print(estimate_table(run, wanted, batch=batch))
                 return
             try:
+                before_rating(wanted, run.to_rate, progress.say, batch=batch)
                 run.judge(wanted)
             finally:
                 report_spending(wanted, progress)

@@ -8,7 +8,7 @@ from typing import Protocol
 from rich.table import Table
 
 from personalitybench.judging import RatingRequest, create_judge
-from personalitybench.judging.paid import paid_judges, share_budget
+from personalitybench.judging.paid import BatchJudge, PaidJudge, Spending, paid_judges, share_budget
 from personalitybench.runs.progress import RunProgress
 
 
@@ -34,27 +34,57 @@ def report_spending(judges: Sequence[str], progress: RunProgress) -> None:
     paid = {name: found for judge in judges for name, found in paid_judges(create_judge(judge)).items()}
     for name, judge in paid.items():
         spent = judge.spending
-        if not spent.calls + spent.kept:
+        if not spent.calls + spent.kept + spent.batch_calls:
             continue
         dollars = "no price known" if spent.dollars is None else f"${spent.dollars:.4f} ({judge.prices.about})"
+        there = max(0, spent.kept - spent.batch_calls)  # what batches brought was there when it was read
+        sent = spent.prompt_tokens + spent.batch_prompt_tokens
+        written = spent.completion_tokens + spent.batch_completion_tokens
         progress.say(
-            f"judge {name}: {spent.calls:,} replies asked for, {spent.kept:,} were there; "
-            f"{spent.prompt_tokens:,} + {spent.completion_tokens:,} tokens, {dollars}"
+            f"judge {name}: {spent.calls:,} replies asked for, {_batched(spent)}{there:,} were there; "
+            f"{sent:,} + {written:,} tokens, {dollars}"
         )
 
 
-def estimate_table(answers: ToRate, judges: Sequence[str]) -> Table:
-    """What the judges would be asked, and what that would cost, guessed before anything is sent."""
+def estimate_table(answers: ToRate, judges: Sequence[str], *, batch: bool = False) -> Table:
+    """What the judges would be asked, and what that would cost, guessed before anything is sent.
+
+    Args:
+        answers: What they are to rate.
+        judges: By whom.
+        batch: In batches, for those that can.
+    """
+    middle = ["in batches"] if batch else []
     table = Table(
-        "judge", "ratings", "there", "calls", "tokens sent (estimate)", "written (at most)", "cost (estimate)"
+        *("judge", "ratings", "there", *middle, "calls"),
+        *("tokens sent (estimate)", "written (at most)", "cost (estimate)"),
     )
     for judge in judges:
         paid = paid_judges(create_judge(judge))
         if not paid:
-            table.add_row(judge, f"{sum(1 for _ in answers.to_rate(judge)):,}", "", "", "", "", "free")
+            empty = [""] * (len(table.columns) - 3)
+            table.add_row(judge, f"{sum(1 for _ in answers.to_rate(judge)):,}", *empty, "free")
         for name, asked in paid.items():
-            found = asked.estimate(answers.to_rate(judge))
-            dollars = "no price known" if found.dollars is None else f"${found.dollars:.2f} ({asked.prices.about})"
-            numbers = (found.ratings, found.kept, found.calls, found.prompt_tokens, found.completion_tokens)
+            batched = asked if batch and isinstance(asked, BatchJudge) else None
+            items = answers.to_rate(judge)
+            found = batched.estimate_batches(items) if batched else asked.estimate(items)
+            about = _about(asked, batch=batched is not None)
+            dollars = "no price known" if found.dollars is None else f"${found.dollars:.2f} ({about})"
+            waiting = [found.under_way] if batch else []
+            numbers = (found.ratings, found.kept, *waiting, found.calls, found.prompt_tokens, found.completion_tokens)
             table.add_row(name, *(f"{number:,}" for number in numbers), dollars)
     return table
+
+
+def _batched(spent: Spending) -> str:
+    return f"{spent.batch_calls:,} fetched in batches, " if spent.batch_calls else ""
+
+
+def _about(judge: PaidJudge, *, batch: bool) -> str:
+    """What a cost is made with."""
+    if not batch:
+        return judge.prices.about
+    price = judge.spending.price
+    discount = None if price is None else price.batch_discount
+    about = "no discount of batches known" if discount is None else f"batches cost {discount:.0%} less"
+    return f"{judge.prices.about}, {about}"

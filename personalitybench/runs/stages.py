@@ -38,6 +38,7 @@ from personalitybench.methods import Artifact, MethodContext, create_method
 from personalitybench.prompts import load_wording
 from personalitybench.questions import QuestionSource, shared_source
 from personalitybench.runs import tuning
+from personalitybench.runs.batches import before_rating
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.fits import Fit
 from personalitybench.runs.floors import rate_floors
@@ -57,6 +58,8 @@ from personalitybench.traits import Target
 from personalitybench.versions import package_versions
 
 STAGES = ("fit", "tune", "generate", "judge", "score")
+Answered = tuple[CallFolder, Target, list[dict[str, Any]]]
+"""The answers of a target of a call, with the folder that they and their ratings lie in."""
 
 
 class Run:
@@ -126,12 +129,20 @@ class Run:
                 self._fit(call).make(location, device=call.model.device, report=stage.show)
             self._artifact(call)
 
-    def tune(self) -> None:
-        """Choose strengths on the dev half: answers at every strength and of the baseline, their ratings, a choice."""
+    def tune(self, *, batch: bool = False) -> None:
+        """Choose strengths on the dev half: answers at every strength and of the baseline, their ratings, a choice.
+
+        Args:
+            batch: Have a judge that can be asked in batches.
+        """
         tunings = list(self.suite.tunings())
         calls = [call for each in tunings for call in each.calls()]
         self._ask(calls, "tune")
-        self._have_rated(calls, self.suite.judges[:1], "tune")
+        judges = self.suite.judges[:1]
+        before_rating(
+            judges, lambda judge: self._to_rate(judge, self._answers_of(calls, "tune")), self.progress.say, batch=batch
+        )
+        self._have_rated(calls, judges, "tune")
         for each in tunings:
             path = self._choice_file(each)
             if not path.is_file():
@@ -159,23 +170,30 @@ class Run:
 
     def to_rate(self, judge: str) -> Iterator[RatingRequest]:
         """What a judge would be asked by :meth:`judge`: the ratings that are in no file yet, floors included."""
-        fingerprint = judge_fingerprint(judge)
-        for folder, target, rows in self.answered():
-            answers = list(without_verdict(rows, folder.ratings(target, fingerprint), MAY_PASS))
-            yield from rating_requests(answers, [row["answer"] for row in answers])
+        yield from self._to_rate(judge, self.answered())
         if self.suite.floors:
             yield from floor_ratings(create_judge(judge)).requests()
 
-    def answered(self) -> Iterator[tuple[CallFolder, Target, list[dict[str, Any]]]]:
+    def answered(self) -> Iterator[Answered]:
         """The answers of the board, a target of a call at a time, with the folder that they and their ratings lie in.
 
         Raises:
             StorageError: Some are not there yet.
         """
-        for call in self._reported():
+        return self._answers_of(self._reported(), "generate")
+
+    def _answers_of(self, calls: Iterable[Call], stage: str) -> Iterator[Answered]:
+        for call in calls:
             folder = self._call_folder(call)
             for target in self.targets:
-                yield folder, target, self._complete_answers(folder, target, call)
+                yield folder, target, self._complete_answers(folder, target, call, stage)
+
+    def _to_rate(self, judge: str, answered: Iterable[Answered]) -> Iterator[RatingRequest]:
+        """The ratings of answers that are in no file yet."""
+        fingerprint = judge_fingerprint(judge)
+        for folder, target, rows in answered:
+            answers = list(without_verdict(rows, folder.ratings(target, fingerprint), MAY_PASS))
+            yield from rating_requests(answers, [row["answer"] for row in answers])
 
     def score(
         self, judges: Sequence[str] = (), calibrations: Mapping[str, Calibration] | None = None
