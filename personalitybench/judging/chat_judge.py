@@ -7,7 +7,6 @@ disk before it counts as there, and reading it anew costs nothing.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,9 +29,10 @@ from personalitybench.judging.batch import Batches, BatchOptions, WantedReply, j
 from personalitybench.judging.batch_journal import Journal
 from personalitybench.judging.batch_results import to_store
 from personalitybench.judging.chat_client import OPENAI_URL, ChatClient, ChatSettings, Reply
+from personalitybench.judging.chat_keeping import Keeper, Patience
 from personalitybench.judging.paid import Estimate, Spending
 from personalitybench.judging.prices import cost, estimate_tokens, load_prices
-from personalitybench.judging.responses import ResponseStore, StoredResponse, request_key
+from personalitybench.judging.responses import ResponseStore, request_key
 from personalitybench.judging.rubrics import load_rubric
 from personalitybench.traits import TRAIT_NAMES
 from personalitybench.validation import validate
@@ -252,7 +252,8 @@ class ChatJudge:
         missing = [key for key in places if key not in there and key not in self._failed_in_batches]
         if not missing:
             return found
-        keeper = _Keeper(store)
+        keeper = Keeper(store)
+        patience = Patience(self._client.concurrency)
         spending = self.spending
         before = (spending.prompt_tokens, spending.completion_tokens)
 
@@ -265,6 +266,7 @@ class ChatJudge:
             spending.prompt_tokens = before[0] + client.prompt_tokens
             spending.completion_tokens = before[1] + client.completion_tokens
             self._check_budget()
+            patience.see(reply, self.profile.id)
             found.update(dict.fromkeys(own, reply.text if isinstance(reply, Reply) else reply))
             if report is not None:
                 report(len(own))
@@ -299,44 +301,11 @@ class ChatJudge:
             return ""
         return (
             f"; it was {sunset.status} to be shut down on {sunset.date.isoformat()}. Profiles that can succeed it: "
-            f"{', '.join(sunset.successors)}. Their numbers are of another judge and stand on a board of their own; "
-            "have them rate answers that this one has rated (personalitybench judge RUN --judge NEW) before that"
+            f"{', '.join(sunset.successors)}. Their numbers are of another judge and stand on a board of their own. On "
+            "answers that this one has rated, 'personalitybench judges compare "
+            f"{self.profile.id} NEW --answers RUN' tells how far they agree, and 'personalitybench judges calibrate NEW "
+            f"{self.profile.id} --answers RUN' fits a map"
         )
-
-
-class _Keeper:
-    """Writes replies to the store as they come, many in one go, without holding up those that are under way."""
-
-    def __init__(self, store: ResponseStore) -> None:
-        self._store = store
-        self._waiting: list[tuple[str, StoredResponse]] = []
-        self._writing: asyncio.Task[None] | None = None
-
-    def keep(self, key: str, response: StoredResponse) -> None:
-        """Have a reply written soon.
-
-        Raises:
-            StorageError: An earlier one could not be: nothing more should be paid.
-        """
-        self._waiting.append((key, response))
-        if self._writing is None or self._writing.done():
-            if self._writing is not None:
-                self._writing.result()
-            self._writing = asyncio.get_running_loop().create_task(self._write())
-
-    async def finish(self) -> None:
-        """Wait until everything is written.
-
-        Raises:
-            StorageError: It cannot be.
-        """
-        if self._writing is not None:
-            await self._writing
-
-    async def _write(self) -> None:
-        while self._waiting:
-            now, self._waiting = self._waiting, []
-            await asyncio.to_thread(self._store.put_many, now)
 
 
 def store_path() -> Path:
