@@ -115,6 +115,19 @@ def test_a_failure_is_a_reason_and_is_not_kept(
     assert len(chat_server.requests) == tries + 1
 
 
+def test_a_server_that_is_gone_ends_the_work(judge: Callable[..., ChatJudge], chat_server: ChatServer) -> None:
+    chat_server.script.extend([Fault("refusal")] * 20)  # says something of the answer: the server is there
+    assert len(rate_all(judge(), items(20))) == 20
+    chat_server.rule = lambda body, in_flight: Fault("hang-up")
+    with pytest.raises(
+        JudgeError, match=r"8 requests in a row failed after all their tries.*see that the server is up"
+    ):
+        rate_all(judge(), items(60))
+    assert len(chat_server.requests) < 20 + 2 * 40, "two tries each, and not of all"
+    chat_server.rule = lambda body, in_flight: None
+    assert all(isinstance(verdict, Rating) for verdict in rate_all(judge(), items(60)))
+
+
 def test_a_failure_that_was_paid_is_counted(judge: Callable[..., ChatJudge], chat_server: ChatServer) -> None:
     chat_server.script.append(Fault("length"))
     paid = judge()
@@ -182,7 +195,8 @@ def test_a_model_that_is_gone_names_its_successors(judge: Callable[..., ChatJudg
     chat_server.script.append(Fault("404", code="model_not_found"))
     sunset = {"date": "2027-01-14", "status": "reported", "source": "a post", "successors": ["gpt-6-luna"]}
     with pytest.raises(
-        JudgeModelError, match=r"reported to be shut down on 2027-01-14.*succeed it: gpt-6-luna\. Their"
+        JudgeModelError,
+        match=r"reported to be shut down on 2027-01-14.*succeed it: gpt-6-luna\. Their.*judges calibrate NEW",
     ):
         rate_all(judge(sunset=sunset), items(1))
 

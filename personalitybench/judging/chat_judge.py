@@ -302,9 +302,9 @@ class ChatJudge:
         return (
             f"; it was {sunset.status} to be shut down on {sunset.date.isoformat()}. Profiles that can succeed it: "
             f"{', '.join(sunset.successors)}. Their numbers are of another judge and stand on a board of their own. On "
-            "answers that this one has rated, 'personalitybench judges compare "
-            f"{self.profile.id} NEW --answers RUN' tells how far they agree, and 'personalitybench judges calibrate NEW "
-            f"{self.profile.id} --answers RUN' fits a map"
+            f"answers that this one has rated, 'personalitybench judges compare {self.profile.id} NEW --answers RUN' "
+            f"tells how far they agree, and 'personalitybench judges calibrate NEW {self.profile.id} --answers RUN' "
+            "fits a map"
         )
 
 
