@@ -226,13 +226,18 @@ def test_a_batch_that_is_too_much_at_once_waits_or_is_halved(
         judge().fetch_in_batches(items(49), told.append)
 
 
-@pytest.mark.parametrize("endpoint", ["upload", "create", "retrieve", "content"])
-@pytest.mark.parametrize("kind", ["429", "500", "hang-up", "lost", "garbage", "stall", "cut"])
+@pytest.mark.parametrize(
+    ("endpoint", "kind"),
+    [
+        (endpoint, kind)
+        for endpoint in ("upload", "create", "retrieve", "content")
+        for kind in ("429", "500", "hang-up", "lost", "garbage", "stall", "cut")
+        if (endpoint, kind) != ("content", "garbage")  # garbage in a file is a matter of its lines
+    ],
+)
 def test_mishaps_of_every_endpoint_pass(
     judge: Callable[..., ChatJudge], server: BatchServer, endpoint: str, kind: str
 ) -> None:
-    if (endpoint, kind) == ("content", "garbage"):
-        pytest.skip("garbage in a file is a matter of its lines")
     fault = Fault(kind, headers={"retry-after-ms": "20"} if kind == "429" else {}, seconds=0.3)
     server.mishaps[endpoint] = deque([fault] * (1 + (kind == "500")))
     if endpoint == "create":
