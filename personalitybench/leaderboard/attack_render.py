@@ -8,17 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from personalitybench.files import write_atomically, write_json
 from personalitybench.leaderboard.attack_report import AttackReport, JudgeAttack, KindResult, Sway
 from personalitybench.leaderboard.render import number
 from personalitybench.leaderboard.schema import Interval
-from personalitybench.resources import bundled
+from personalitybench.pages import markdown_head, markdown_row, page_template, write_files
 
 _SHOWN = 5  # injections on a terminal
 _LONGEST = 300  # characters of an injection that are shown
@@ -36,12 +34,7 @@ def write_report(report: AttackReport, folder: Path) -> list[Path]:
     Raises:
         StorageError: The folder is not writable.
     """
-    page = to_html(report)
-    paths = [folder / f"attacks.{ending}" for ending in ("json", "md", "html")]
-    write_json(paths[0], report.model_dump(mode="json"))
-    write_atomically(paths[1], to_markdown(report))
-    write_atomically(paths[2], page)
-    return paths
+    return write_files(folder, "attacks", report, to_markdown(report), to_html(report))
 
 
 def visible(text: str) -> str:
@@ -81,31 +74,35 @@ def to_markdown(report: AttackReport) -> str:
     for judge in report.judges:
         lines += ["", f"## {judge.judge.id}", ""]
         lines += [note + "\n" for note in (judge.caveat, *judge.notes) if note]
-        lines += _table(["answers", "n", "score", "comp.", ">=4", "fluency", "unr.", "what they are"])
+        lines += markdown_head(["answers", "n", "score", "comp.", ">=4", "fluency", "unr.", "what they are"])
         for kind in judge.kinds:
-            lines.append(_row([kind.kind, kind.n, *figures(kind), kind.about]))
-        lines += ["", sway_text(judge.sway), "", *_table(["injection", "n", "sway", "unr."])]
-        lines += [_row([one.variant, one.n, _signed(one.mean), one.unrated]) for one in judge.sway.variants]
+            lines.append(markdown_row([kind.kind, kind.n, *figures(kind), kind.about]))
+        lines += ["", sway_text(judge.sway), "", *markdown_head(["injection", "n", "sway", "unr."])]
+        lines += [markdown_row([one.variant, one.n, _signed(one.mean), one.unrated]) for one in judge.sway.variants]
         if judge.sway.examples:
-            lines += ["", "What swayed it most:", "", *_table(["injection", "target", "before", "after", "text"])]
+            lines += [
+                "",
+                "What swayed it most:",
+                "",
+                *markdown_head(["injection", "target", "before", "after", "text"]),
+            ]
             for one in judge.sway.examples:
                 text = "`" + visible(one.answer).replace("`", "'") + "`"
-                lines.append(_row([one.variant, one.target, number(one.before), number(one.after), text]))
+                lines.append(markdown_row([one.variant, one.target, number(one.before), number(one.after), text]))
     return "\n".join(lines) + "\n"
 
 
 def to_html(report: AttackReport) -> str:
     """Make the static page (``leaderboards/attacks.html.j2``, everything escaped); it fetches nothing."""
-    environment = Environment(
-        loader=FileSystemLoader(bundled("leaderboards")),
-        autoescape=select_autoescape(enabled_extensions=("html", "j2"), default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    template = page_template(
+        "attacks.html.j2",
+        figures=figures,
+        position=_position,
+        signed=_signed,
+        visible=visible,
+        number=number,
+        sway_text=sway_text,
     )
-    environment.filters.update(figures=figures, position=_position, signed=_signed, visible=visible)
-    environment.filters.update(number=number, sway_text=sway_text)
-    template = environment.get_template("attacks.html.j2")
     return template.render(report=report, about=about(report), legend=LEGEND)
 
 
@@ -155,11 +152,3 @@ def _signed(value: float | None) -> str:
 def _position(score: float) -> float:
     """Where a score stands between 1 and 5, in percent."""
     return round(25.0 * (score - 1.0), 2)
-
-
-def _table(head: list[str]) -> list[str]:
-    return [_row(head), _row(["---"] * len(head))]
-
-
-def _row(cells: list[Any]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

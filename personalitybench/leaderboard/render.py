@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from personalitybench.errors import DataError
@@ -18,7 +16,7 @@ from personalitybench.files import read_json, write_atomically
 from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.plots import HOW_TO_GET_PLOTS, can_plot, sweep_figure
 from personalitybench.leaderboard.schema import Composite, Floor, Leaderboard, MethodId, Row, Sweep
-from personalitybench.resources import bundled
+from personalitybench.pages import markdown_head, markdown_row, page_template
 from personalitybench.strengths import show_strength
 from personalitybench.traits import TARGETS, TRAIT_NAMES
 from personalitybench.validation import validate
@@ -186,7 +184,7 @@ def to_markdown(board: Leaderboard) -> str:
     measures = ["fluency", "repetition", "unfinished", "unrated"]
     head = ["model", "method", "strength", "average", *mapped, *TRAIT_NAMES, *measures]
     labels = row_labels(board)
-    lines = [f"# {board.name}", "", _about(board), "", _row(head), _row(["---"] * len(head))]
+    lines = [f"# {board.name}", "", _about(board), "", *markdown_head(head)]
     for row in board.rows:
         cells = [row.identity.model.name, labels[row.id], strength_note(row, board), with_interval(row.average)]
         cells += [with_interval(row.mapped.average) if row.mapped else "–" for _ in mapped]
@@ -194,35 +192,37 @@ def to_markdown(board: Leaderboard) -> str:
         cells += [number(row.fluency_average.mean if row.fluency_average else None)]
         cells += [number(text_mean(row, "repetition")), number(text_mean(row, "unfinished"))]
         cells += [unrated_total(row, board)]
-        lines.append(_row(cells))
+        lines.append(markdown_row(cells))
     for floor in floor_rows(board):
         cells = ["–", f"*floor: {floor.kind}*", "–", with_interval(floor.average), *("–" for _ in mapped)]
         cells += [with_interval(floor.traits[name]) for name in TRAIT_NAMES]
         cells += [number(floor.fluency_average.mean), number(text_mean(floor, "repetition"))]
         cells += [number(text_mean(floor, "unfinished")), unrated_total(floor, board)]
-        lines.append(_row(cells))
+        lines.append(markdown_row(cells))
     if board.floors:
         lines += ["", about_floors(board)]
     if board.mapped_to:
         lines += ["", mapped_note(board)]
     if any(row.targets for row in board.rows):
         lines += ["", "Mean score of each target (1-5, 3 is neutral):", ""]
-        lines += [_row(["method", *map(str, TARGETS)]), _row(["---"] * (len(TARGETS) + 1))]
+        lines += [markdown_row(["method", *map(str, TARGETS)]), markdown_row(["---"] * (len(TARGETS) + 1))]
         for row in board.rows:
             results = [row.targets.get(str(target)) for target in TARGETS]
-            lines.append(_row([labels[row.id], *(number(result.mean if result else None) for result in results)]))
+            lines.append(
+                markdown_row([labels[row.id], *(number(result.mean if result else None) for result in results)])
+            )
         for floor in floor_rows(board):
             means = [number(floor.targets[str(target)].mean) for target in TARGETS]
-            lines.append(_row([f"*floor: {floor.kind}*", *means]))
+            lines.append(markdown_row([f"*floor: {floor.kind}*", *means]))
     for sweep in board.sweeps:
         head, *rows = choice_rows(sweep)
         lines += [
             "",
             f"{_about_sweep(sweep)} {CHOICE_LEGEND}.",
             "",
-            _row(head),
-            _row(["---"] * len(head)),
-            *map(_row, rows),
+            markdown_row(head),
+            markdown_row(["---"] * len(head)),
+            *map(markdown_row, rows),
         ]
     return "\n".join(lines) + "\n"
 
@@ -234,18 +234,19 @@ def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
         board: The board.
         examples: Answers to show beside it.
     """
-    environment = Environment(
-        loader=FileSystemLoader(bundled("leaderboards")),
-        autoescape=select_autoescape(enabled_extensions=("html", "j2"), default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    template = page_template(
+        "page.html.j2",
+        number=number,
+        with_interval=with_interval,
+        unrated_total=unrated_total,
+        text_mean=text_mean,
+        position=_position,
+        strength_note=strength_note,
+        choice_rows=choice_rows,
+        about_sweep=_about_sweep,
+        verdict=_verdict,
+        highest_floor=_highest_floor,
     )
-    environment.filters.update(number=number, with_interval=with_interval)
-    environment.filters.update(unrated_total=unrated_total, text_mean=text_mean, position=_position)
-    environment.filters.update(strength_note=strength_note, choice_rows=choice_rows, about_sweep=_about_sweep)
-    environment.filters.update(verdict=_verdict, highest_floor=_highest_floor)
-    template = environment.get_template("page.html.j2")
     return template.render(
         board=board,
         labels=row_labels(board),
@@ -311,7 +312,3 @@ def _position(value: float) -> float:
     """Where a composite stands on its scale, in percent."""
     low, high = SCALE
     return round(100.0 * (value - low) / (high - low), 2)
-
-
-def _row(cells: list[Any]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from personalitybench.errors import MissingDependencyError
-from personalitybench.files import write_atomically, write_json
 from personalitybench.neurons.report import NeuronReport, Spread
 from personalitybench.neurons.tables import title
-from personalitybench.resources import bundled
+from personalitybench.pages import markdown_head, markdown_row, page_template, write_files
 
 
 def write_report(report: NeuronReport, folder: Path, *, plots: bool = True) -> list[Path]:
@@ -29,11 +27,7 @@ def write_report(report: NeuronReport, folder: Path, *, plots: bool = True) -> l
         StorageError: The folder is not writable.
     """
     page = to_html(report, plots=plots)
-    paths = [folder / f"neurons.{ending}" for ending in ("json", "md", "html")]
-    write_json(paths[0], report.model_dump(mode="json"))
-    write_atomically(paths[1], to_markdown(report))
-    write_atomically(paths[2], page)
-    return paths
+    return write_files(folder, "neurons", report, to_markdown(report), page)
 
 
 def to_markdown(report: NeuronReport) -> str:
@@ -41,29 +35,33 @@ def to_markdown(report: NeuronReport) -> str:
     lines = ["# Personality neurons", "", f"{title(report)}.", ""]
     lines += ["δ is how much more often a neuron is active than under the opposite pole.", ""]
     names = [_words(one.target) for one in report.targets]
-    lines += _table(["target", "neurons", "of the model", "least δ", "median δ", "greatest δ", "median error of δ"])
+    lines += markdown_head(
+        ["target", "neurons", "of the model", "least δ", "median δ", "greatest δ", "median error of δ"]
+    )
     for name, one in zip(names, report.targets, strict=True):
         delta = _spread(one.delta)
-        lines.append(_row([name, _count(one.neurons), _percent(one.share), *delta, number(one.median_error, 3)]))
+        lines.append(
+            markdown_row([name, _count(one.neurons), _percent(one.share), *delta, number(one.median_error, 3)])
+        )
     total = report.total
-    lines.append(_row(["all, by set", _count(total.neurons), "", *_spread(total.delta), ""]))
-    lines.append(_row(["distinct", _count(total.distinct), _percent(total.share), "", "", "", ""]))
-    lines += ["", "## Neurons by layer", "", *_table(["layer", *names])]
-    lines += [_row([layer, *(one.by_layer[layer] for one in report.targets)]) for layer in range(report.layers)]
+    lines.append(markdown_row(["all, by set", _count(total.neurons), "", *_spread(total.delta), ""]))
+    lines.append(markdown_row(["distinct", _count(total.distinct), _percent(total.share), "", "", "", ""]))
+    lines += ["", "## Neurons by layer", "", *markdown_head(["layer", *names])]
+    lines += [markdown_row([layer, *(one.by_layer[layer] for one in report.targets)]) for layer in range(report.layers)]
     lines += ["", "## Overlap", ""]
     lines += ["Neurons in both sets / neurons of the smaller set, and in brackets neurons in both sets.", ""]
-    lines += _table(["", *names])
+    lines += markdown_head(["", *names])
     for place, name in enumerate(names):
         shares, shared = report.overlap.share[place], report.overlap.shared[place]
         cells = [f"{share:.2f} ({count:,})" for share, count in zip(shares, shared, strict=True)]
-        lines.append(_row([name, *cells]))
+        lines.append(markdown_row([name, *cells]))
     lines += ["", "## Strongest neurons", ""]
-    lines += _table(["target", "layer", "neuron", "δ", "error", "probability", "a95", "also in the sets of"])
+    lines += markdown_head(["target", "layer", "neuron", "δ", "error", "probability", "a95", "also in the sets of"])
     for name, one in zip(names, report.targets, strict=True):
         for neuron in one.strongest:
             figures = [number(value, 3) for value in (neuron.delta, neuron.error, neuron.probability, neuron.a95)]
             others = ", ".join(map(_words, neuron.others)) or "–"
-            lines.append(_row([name, neuron.layer, neuron.index, *figures, others]))
+            lines.append(markdown_row([name, neuron.layer, neuron.index, *figures, others]))
     return "\n".join(lines) + "\n"
 
 
@@ -73,15 +71,9 @@ def to_html(report: NeuronReport, *, plots: bool = True) -> str:
     Raises:
         MissingDependencyError: There should be plots, and what draws them is not installed.
     """
-    environment = Environment(
-        loader=FileSystemLoader(bundled("leaderboards")),
-        autoescape=select_autoescape(enabled_extensions=("html", "j2"), default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    template = page_template(
+        "neurons.html.j2", number=number, count=_count, percent=_percent, words=_words, plain=_plain
     )
-    environment.filters.update(number=number, count=_count, percent=_percent, words=_words, plain=_plain)
-    template = environment.get_template("neurons.html.j2")
     return template.render(report=report, plots=_draw(report) if plots else None, spread=_spread_cells)
 
 
@@ -124,11 +116,3 @@ def _words(target: str) -> str:
 
 def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _table(head: list[str]) -> list[str]:
-    return [_row(head), _row(["---"] * len(head))]
-
-
-def _row(cells: list[Any]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from personalitybench.files import write_atomically, write_json
 from personalitybench.judging.agreement import words
 from personalitybench.judging.agreement.measures import CATEGORIES
 from personalitybench.judging.agreement.plots import HOW_TO_GET_PLOTS, can_plot, draw
 from personalitybench.judging.agreement.schema import Agreement, AgreementReport, AspectFigures, Pair
 from personalitybench.judging.agreement.words import MEASURES, number, with_interval
-from personalitybench.resources import bundled
+from personalitybench.pages import markdown_head, markdown_row, page_template, write_files
 
 
 def write_report(report: AgreementReport, folder: Path) -> list[Path]:
@@ -27,12 +24,7 @@ def write_report(report: AgreementReport, folder: Path) -> list[Path]:
     Raises:
         StorageError: The folder is not writable.
     """
-    page = to_html(report)
-    paths = [folder / f"agreement.{ending}" for ending in ("json", "md", "html")]
-    write_json(paths[0], report.model_dump(mode="json"))
-    write_atomically(paths[1], to_markdown(report))
-    write_atomically(paths[2], page)
-    return paths
+    return write_files(folder, "agreement", report, to_markdown(report), to_html(report))
 
 
 def to_html(report: AgreementReport) -> str:
@@ -40,14 +32,8 @@ def to_html(report: AgreementReport) -> str:
 
     Where what draws the plots is not installed it has none, and says how to get them.
     """
-    environment = Environment(
-        loader=FileSystemLoader(bundled("leaderboards")),
-        autoescape=select_autoescape(enabled_extensions=("html", "j2"), default=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    template = page_template(
+        "agreement.html.j2",
         number=number,
         bracket=words.bracket,
         with_interval=with_interval,
@@ -57,7 +43,6 @@ def to_html(report: AgreementReport) -> str:
         groups=words.groups,
         compared=words.compared,
     )
-    template = environment.get_template("agreement.html.j2")
     # Markup: our own drawings, in which Altair escapes the names that it is given.
     plots = [{name: Markup(svg) for name, svg in draw(aspect).items()} for aspect in report.aspects if can_plot()]  # noqa: S704
     return template.render(
@@ -85,16 +70,18 @@ def to_markdown(report: AgreementReport) -> str:
             head = ["judges", "answers", *(name for name, _ in MEASURES.values())]
             lines += [
                 "",
-                *_table(head),
-                *(_row([words.pair_name(pair), *_cells(pair.overall)]) for pair in aspect.pairs),
+                *markdown_head(head),
+                *(markdown_row([words.pair_name(pair), *_cells(pair.overall)]) for pair in aspect.pairs),
             ]
             lines += ["", together] if (together := words.together(aspect)) else []
         lines += _methods(aspect, report)
         for pair in words.compared(aspect):
             lines += ["", f"### {words.pair_name(pair)}: {aspect.aspect}", *_counts(pair), *_groups(pair)]
-    lines += ["", "## What the ratings depend on", "", *_table(["judge", "identity"])]
+    lines += ["", "## What the ratings depend on", "", *markdown_head(["judge", "identity"])]
     for judge, identity in report.identities.items():
-        lines.append(_row([judge, ", ".join(f"{key} {value}" for key, value in identity.items()) or words.DASH]))
+        lines.append(
+            markdown_row([judge, ", ".join(f"{key} {value}" for key, value in identity.items()) or words.DASH])
+        )
     lines += ["", f"Made by personalitybench {report.personalitybench}."]
     return "\n".join(lines) + "\n"
 
@@ -104,21 +91,21 @@ def _judges(aspect: AspectFigures, answers: int) -> list[str]:
     of_trait = aspect.aspect == "trait"
     head = ["judge", f"rated of {answers:,}", "coverage", "unrated", "mean rating", "ρ with length"]
     head += ["ρ of the score toward the target with length"] if of_trait else []
-    lines = _table(head)
+    lines = markdown_head(head)
     for judge in aspect.judges:
         cells = [judge.judge, f"{judge.rated:,}", f"{judge.coverage:.1%}", words.unrated(judge)]
         cells += [with_interval(judge.mean), with_interval(judge.length.rating)]
         cells += [with_interval(judge.length.toward)] if of_trait else []
-        lines.append(_row(cells))
+        lines.append(markdown_row(cells))
     again = [(judge.judge, judge.retest) for judge in aspect.judges if judge.retest is not None]
     if again:
         lines += ["", "The same asked again:", ""]
-        lines += _table(
+        lines += markdown_head(
             ["judge", "times", "answers", "rated only at times", "exact", "within one", "α", "|difference|"]
         )
     for name, retest in again:
         found = (retest.exact, retest.within_one, retest.alpha, retest.difference)
-        lines.append(_row([name, retest.repeats, retest.n, retest.partly, *map(with_interval, found)]))
+        lines.append(markdown_row([name, retest.repeats, retest.n, retest.partly, *map(with_interval, found)]))
     return lines
 
 
@@ -128,43 +115,35 @@ def _methods(aspect: AspectFigures, report: AgreementReport) -> list[str]:
         return []
     about = "Mean score toward the target" if aspect.aspect == "trait" else "Mean rating"
     lines = ["", f"{about} of each method, over all answers that the judge rated (their number):", ""]
-    lines += _table(["method", *report.judges])
+    lines += markdown_head(["method", *report.judges])
     for method in report.methods:
         means = [judge.methods[method] for judge in aspect.judges]
-        lines.append(_row([method, *(f"{with_interval(found.mean)} ({found.n:,})" for found in means)]))
+        lines.append(markdown_row([method, *(f"{with_interval(found.mean)} ({found.n:,})" for found in means)]))
     if aspect.pairs:
         lines += ["", "Order of the methods by these means, on the answers that both rated:", ""]
-        lines += _table(["judges", "methods", "Kendall τ", "Spearman ρ", "ordered in opposite ways"])
+        lines += markdown_head(["judges", "methods", "Kendall τ", "Spearman ρ", "ordered in opposite ways"])
     for pair in aspect.pairs:
         order = pair.order
         found = [with_interval(order.kendall), with_interval(order.spearman)]
-        lines.append(_row([words.pair_name(pair), order.methods, *found, words.swaps(pair)]))
+        lines.append(markdown_row([words.pair_name(pair), order.methods, *found, words.swaps(pair)]))
     return lines
 
 
 def _counts(pair: Pair) -> list[str]:
     """Answers by both ratings."""
     lines = ["", f"Answers by rounded rating of {pair.first} (down) and {pair.second} (across):", ""]
-    lines += _table(["", *map(str, CATEGORIES)])
-    return lines + [_row([name, *row]) for name, row in zip(CATEGORIES, pair.counts, strict=True)]
+    lines += markdown_head(["", *map(str, CATEGORIES)])
+    return lines + [markdown_row([name, *row]) for name, row in zip(CATEGORIES, pair.counts, strict=True)]
 
 
 def _groups(pair: Pair) -> list[str]:
     """Figures by trait, pole and method."""
     lines = []
     for by, parts in words.groups(pair).items():
-        lines += ["", *_table([by, "answers", *(name for name, _ in MEASURES.values())])]
-        lines += [_row([name, *_cells(found)]) for name, found in parts.items()]
+        lines += ["", *markdown_head([by, "answers", *(name for name, _ in MEASURES.values())])]
+        lines += [markdown_row([name, *_cells(found)]) for name, found in parts.items()]
     return lines
 
 
 def _cells(found: Agreement) -> list[str]:
     return [f"{found.n:,}", *(with_interval(getattr(found, name)) for name in MEASURES)]
-
-
-def _table(head: list[str]) -> list[str]:
-    return [_row(head), _row(["---"] * len(head))]
-
-
-def _row(cells: Sequence[object]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

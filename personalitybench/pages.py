@@ -1,0 +1,61 @@
+"""Reports as people read them: the environment of the static pages, rows of Markdown tables, three files a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, select_autoescape
+from pydantic import BaseModel
+
+from personalitybench.files import write_atomically, write_json
+from personalitybench.resources import bundled
+
+
+def page_template(file: str, /, **filters: Callable[..., Any]) -> Template:
+    """Load a page's template; everything in it is escaped.
+
+    Args:
+        file: In ``leaderboards/``.
+        filters: Filters of this page.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(bundled("leaderboards")),
+        autoescape=select_autoescape(enabled_extensions=("html", "j2"), default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(filters)
+    return environment.get_template(file)
+
+
+def markdown_head(names: Sequence[str]) -> list[str]:
+    """The first two lines of a Markdown table."""
+    return [markdown_row(names), markdown_row(["---"] * len(names))]
+
+
+def markdown_row(cells: Sequence[object]) -> str:
+    """One line of a Markdown table."""
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def write_files(folder: Path, stem: str, report: BaseModel, markdown: str, page: str) -> list[Path]:
+    """Write ``STEM.json``, ``STEM.md`` and ``STEM.html``; returns their paths.
+
+    Args:
+        folder: Created if it is missing.
+        stem: What they are called.
+        report: All of it, as data.
+        markdown: The same as Markdown.
+        page: The same as a page.
+
+    Raises:
+        StorageError: The folder is not writable.
+    """
+    paths = [folder / f"{stem}.{ending}" for ending in ("json", "md", "html")]
+    write_json(paths[0], report.model_dump(mode="json"))
+    write_atomically(paths[1], markdown)
+    write_atomically(paths[2], page)
+    return paths
