@@ -30,6 +30,6 @@ def _announcing(step: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    for name in ("_answer", "_rate"):
-        setattr(stages.Run, name, _announcing(getattr(stages.Run, name)))
+    for place, name in ((stages.Run, "_answer"), (stages, "rate_missing")):
+        setattr(place, name, _announcing(getattr(place, name)))
     run_suite(sys.argv[1], Path(sys.argv[2]), [], Console(file=sys.stderr))
