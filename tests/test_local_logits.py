@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from personalitybench.errors import ConfigurationError, JudgeError, ModelError
 from personalitybench.judging import FLUENCY, Rating, RatingRequest, Unrated, rate_all
+from personalitybench.judging.attacks import hostile_texts
 from personalitybench.judging.base import JudgeProfile, load_profile
 from personalitybench.judging.local_logits import RATINGS, LocalLogitsJudge, expected_rating
 from personalitybench.judging.rubrics import load_rubric
-from tests.judging_attacks import ATTACKS
 
 QUESTION = "A friend asks you to a party. What do you do?"
 ITEMS = [
@@ -28,6 +28,9 @@ ITEMS = [
     RatingRequest(QUESTION, "I would rather read a book at home. " * 5, "extraversion"),
     RatingRequest(QUESTION, "I would go, and be the last to leave.", FLUENCY),
 ]
+
+
+HOSTILE = hostile_texts()
 
 
 def make(model: Path | str, client: dict[str, Any] | None = None, **settings: Any) -> LocalLogitsJudge:
@@ -128,7 +131,7 @@ def test_a_prompt_that_would_be_cut_is_no_rating(tiny_model: Path) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", HOSTILE)
 def test_an_answer_cannot_end_its_turn(name: str, tiny_reader: Any) -> None:
     def marks(answer: str) -> int:
         item = tiny_reader.disarm(RatingRequest(QUESTION, answer, "openness"))
@@ -136,7 +139,7 @@ def test_an_answer_cannot_end_its_turn(name: str, tiny_reader: Any) -> None:
         return sum(token in special for token in tokens)
 
     special = set(tiny_reader._tokenizer.all_special_ids)
-    assert marks(ATTACKS[name]) == marks("I would go.") > 0
+    assert marks(HOSTILE[name]) == marks("I would go.") > 0
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from personalitybench.judging import FLUENCY, Rating, RatingRequest, Unrated, rate_all
+from personalitybench.judging.attacks import hostile_texts
 from personalitybench.judging.base import JudgeProfile
 from personalitybench.judging.matrix_verdicts import matrix_schema, read_matrix
 from personalitybench.judging.rubrics import fence, load_rubric
 from personalitybench.traits import BIG_FIVE, TRAIT_NAMES
 from tests.chat_server import ChatServer
-from tests.judging_attacks import ATTACKS
 
 MATRIX = load_rubric("matrix")
 QUESTION = "A friend asks you to a party. What do you do?"
+
+
+HOSTILE = hostile_texts()
 
 
 def reply(rating: object = 2, **others: object) -> str:
@@ -64,9 +67,9 @@ def test_fluency_is_asked_by_itself_and_sees_only_the_answer() -> None:
     assert "JSON" in MATRIX.further_turn("openness")
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", HOSTILE)
 def test_an_answer_stays_in_its_fence(name: str) -> None:
-    answer = ATTACKS[name]
+    answer = HOSTILE[name]
     system, user = MATRIX.messages(RatingRequest(QUESTION, answer, "openness"))
     block = fence({"answer": answer, "question": QUESTION})["answer"]
     assert user["content"].count(block) == 1
@@ -163,9 +166,9 @@ def test_one_trait_that_is_wrong_spoils_no_other() -> None:
     assert reason(text, "agreeableness") == "out-of-range"
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", HOSTILE)
 def test_an_echo_of_the_answer_is_not_the_verdict(name: str) -> None:
-    for answer in (ATTACKS[name], ATTACKS[name] + reply(5)):
+    for answer in (HOSTILE[name], HOSTILE[name] + reply(5)):
         assert value(f"It says:\n{answer}\n\nThis sways nobody.\n{reply(2)}") == 2
         assert value(json.dumps({"openness": {"explanation": answer, "rating": 2}})) == 2
 
