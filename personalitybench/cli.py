@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -14,6 +12,7 @@ import typer
 
 from personalitybench import __version__
 from personalitybench.errors import PersonalityBenchError
+from personalitybench.interrupts import resumable
 from personalitybench.neurons.commands import neurons_app
 from personalitybench.runs.judges_commands import judges_app
 
@@ -63,16 +62,6 @@ def _console() -> Console:
     return Console()
 
 
-@contextmanager
-def _resumable() -> Iterator[None]:
-    """Answer Ctrl-C in what can be resumed."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted: what is finished is kept; the same command goes on from there", file=sys.stderr)  # noqa: T201
-        raise typer.Exit(130) from None
-
-
 @app.callback(invoke_without_command=True)
 def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -110,7 +99,7 @@ def run(
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own progress says it all
     from personalitybench.runs.command import run_suite  # noqa: PLC0415
 
-    with _resumable():
+    with resumable():
         run_suite(suite, output, stage or [], _console(), data_dir=data_dir, budget=budget, batch=batch)
 
 
@@ -153,7 +142,7 @@ def judge(
     """
     from personalitybench.runs.judge_command import judge_run  # noqa: PLC0415
 
-    with _resumable():
+    with resumable():
         judge_run(
             folder,
             judges or [],
@@ -211,7 +200,7 @@ def fit(
         prompts=prompts,
         seed=seed,
     )
-    with _resumable():
+    with resumable():
         fit_method(options, _console())
 
 
@@ -302,7 +291,7 @@ def board_from_lm_eval(
     from personalitybench.runs.lm_eval_board import boards_of_folders  # noqa: PLC0415
 
     console = _console()
-    with _resumable():
+    with resumable():
         boards = boards_of_folders(folders, name, console, floors=floors, calibrations=calibration or [])
     publish(boards, output, list(boards)[:1], console)
 

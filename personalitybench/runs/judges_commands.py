@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from personalitybench.interrupts import resumable
+
 judges_app = typer.Typer(
     invoke_without_command=True,
     help="List the judges; find out how far they can be believed.",
@@ -88,11 +90,8 @@ def compare(
         budget=budget,
         dry_run=dry_run,
     )
-    try:
+    with resumable():
         compare_judges(options, Console())
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
-        raise typer.Exit(130) from None
 
 
 @judges_app.command(
@@ -123,11 +122,8 @@ def attack(
 
     from personalitybench.runs.attack_command import attack_judges  # noqa: PLC0415
 
-    try:
+    with resumable():
         attack_judges(judges, questions, output, Console(), budget=budget, dry_run=dry_run)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
-        raise typer.Exit(130) from None
 
 
 @judges_app.command(
@@ -181,8 +177,5 @@ def calibrate(
         budget=budget,
         dry_run=dry_run,
     )
-    try:
+    with resumable():
         calibrate_judge(options, output, Console())
-    except KeyboardInterrupt:
-        typer.echo("interrupted: what is finished is kept; the same command goes on from there", err=True)
-        raise typer.Exit(130) from None
