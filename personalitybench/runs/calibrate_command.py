@@ -31,16 +31,17 @@ def calibrate_judge(options: CompareOptions, output: Path | None, console: Conso
     Raises:
         PersonalityBenchError: Something is wrong; ratings that were made are kept.
     """
+    if len(options.judges) < 2 and not options.human:
+        raise ConfigurationError(
+            f"there is nothing to calibrate {options.judges[0]!r} to: name a second judge, or the ratings of people "
+            "with --human"
+        )
     table = rate_table(options, console)
     if table is None:
         return
     names = [column.judge for column in table.columns]
     # With people as the reference it is their mean, where there are several; that column comes last.
     reference = names[1] if len(options.judges) > 1 else names[-1]
-    if names[0] == reference:
-        raise ConfigurationError(
-            f"there is nothing to calibrate {names[0]!r} to: name a second judge, or the ratings of people with --human"
-        )
     calibration = fit_calibration(table, names[0], reference)
     path = output or Path(f"{names[0]}-to-{reference.replace(':', '-')}.json")
     write_calibration(calibration, path)
