@@ -191,6 +191,7 @@ class Judge(Protocol):
     async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
         """Rate items; one verdict each, in the same order. Every item is reported once, as soon as it is rated.
 
+        Every answer has a word: those that have none are unrated before they come to a judge (:func:`rate_all`).
         It is awaited beside other judges (a panel), so what computes for long does it in a thread.
         """
 
@@ -271,7 +272,10 @@ def fingerprint(judge: Judge) -> dict[str, str]:
 
 
 def rate_all(judge: Judge, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
-    """Run :meth:`Judge.rate` from code that is not asynchronous, also inside a running loop (a notebook)."""
+    """Run :meth:`Judge.rate` from code that is not asynchronous, also inside a running loop (a notebook).
+
+    An answer without a word is unrated (:data:`EMPTY_ANSWER`), and the judge is not asked.
+    """
     if not items:
         return []
     try:
@@ -283,7 +287,13 @@ def rate_all(judge: Judge, items: Sequence[RatingRequest], report: RatingsReport
 
 
 async def _rate(judge: Judge, items: Sequence[RatingRequest], report: RatingsReport | None) -> Sequence[Verdict]:
-    verdicts = await judge.rate(items, report)
-    if len(verdicts) != len(items):
-        raise ConfigurationError(f"judge {judge.profile.id!r} gave {len(verdicts)} verdicts for {len(items)} answers")
+    verdicts: list[Verdict] = [Unrated(EMPTY_ANSWER, "the answer has no word")] * len(items)
+    readable = [place for place, item in enumerate(items) if is_readable(item.answer)]
+    if report is not None and len(readable) < len(items):
+        report(len(items) - len(readable))
+    found = await judge.rate([items[place] for place in readable], report) if readable else []
+    if len(found) != len(readable):
+        raise ConfigurationError(f"judge {judge.profile.id!r} gave {len(found)} verdicts for {len(readable)} answers")
+    for place, verdict in zip(readable, found, strict=True):
+        verdicts[place] = verdict
     return verdicts

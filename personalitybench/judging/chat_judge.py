@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from personalitybench.errors import JudgeError, JudgeModelError
 from personalitybench.files import cache_folder
 from personalitybench.judging.base import (
-    EMPTY_ANSWER,
     JudgeProfile,
     Rating,
     RatingRequest,
@@ -122,20 +121,13 @@ class ChatJudge:
         return self._rubric.sha256
 
     async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
-        """Rate items; an answer without a word is unrated and not sent.
+        """Rate items.
 
         Raises:
             JudgeError: No request can succeed, or the budget is spent. What was paid is kept.
         """
-        verdicts: dict[int, Verdict] = {
-            place: Unrated(EMPTY_ANSWER, "the answer has no word")
-            for place, item in enumerate(items)
-            if not is_readable(item.answer)
-        }
-        told = len(verdicts)
-        if report is not None and told:
-            report(told)
-        asked = {place: self._rubric.messages(item) for place, item in enumerate(items) if place not in verdicts}
+        verdicts: dict[int, Verdict] = {}
+        asked = {place: self._rubric.messages(item) for place, item in enumerate(items)}
         with ResponseStore(store_path()) as store:
             for last in (False, True):
                 again = {}

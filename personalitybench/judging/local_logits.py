@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from personalitybench.errors import ConfigurationError, JudgeError, ModelError
 from personalitybench.files import content_hash, sha256_file
 from personalitybench.judging.base import (
-    EMPTY_ANSWER,
     FLUENCY,
     JudgeProfile,
     Rating,
@@ -28,7 +27,6 @@ from personalitybench.judging.base import (
     RatingsReport,
     Unrated,
     Verdict,
-    is_readable,
 )
 from personalitybench.judging.rubrics import load_rubric
 from personalitybench.validation import validate
@@ -129,28 +127,20 @@ class LocalLogitsJudge:
         )
 
     async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
-        """Rate items; an answer without a word is unrated and not read.
+        """Rate items.
 
         Raises:
             ConfigurationError: The model cannot tell likelihoods.
             ModelError: It cannot be loaded.
             JudgeError: The server does not answer.
         """
-        verdicts: dict[int, Verdict] = {
-            place: Unrated(EMPTY_ANSWER, "the answer has no word")
-            for place, item in enumerate(items)
-            if not is_readable(item.answer)
-        }
-        if report is not None and verdicts:
-            report(len(verdicts))
-        left = [place for place in range(len(items)) if place not in verdicts]
-        for start in range(0, len(left), self._options.batch_size):
-            places = left[start : start + self._options.batch_size]
-            found = await asyncio.to_thread(self._rate, [items[place] for place in places])
-            verdicts.update(zip(places, found, strict=True))
+        verdicts: list[Verdict] = []
+        for start in range(0, len(items), self._options.batch_size):
+            batch = items[start : start + self._options.batch_size]
+            verdicts += await asyncio.to_thread(self._rate, batch)
             if report is not None:
-                report(len(places))
-        return [verdicts[place] for place in range(len(items))]
+                report(len(batch))
+        return verdicts
 
     def _rate(self, items: Sequence[RatingRequest]) -> list[Verdict]:
         with self._at_work:  # of several panels at once, say

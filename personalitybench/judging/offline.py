@@ -16,15 +16,12 @@ from pydantic import BaseModel, ConfigDict
 from personalitybench.errors import unknown_name
 from personalitybench.files import content_hash, sha256_file
 from personalitybench.judging.base import (
-    EMPTY_ANSWER,
     FLUENCY,
     JudgeProfile,
     Rating,
     RatingRequest,
     RatingsReport,
-    Unrated,
     Verdict,
-    is_readable,
 )
 from personalitybench.judging.features import AnswerFeatures, shared_reader
 from personalitybench.judging.heads import load_heads
@@ -65,7 +62,7 @@ class OfflineJudge:
         return content_hash([sha256_file(self._path), DEMO_MODEL.sha256])
 
     async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
-        """Rate items; an answer without a word is unrated.
+        """Rate items.
 
         Raises:
             ConfigurationError: There is no head for an aspect.
@@ -80,8 +77,6 @@ class OfflineJudge:
     def _rate(self, item: RatingRequest) -> Verdict:
         if item.aspect not in self._heads:
             raise unknown_name("aspect to rate", item.aspect, self._heads)
-        if not is_readable(item.answer):
-            return Unrated(EMPTY_ANSWER, "the answer has no word")
         features = _read(item.answer)
         seen = features.fluency if item.aspect == FLUENCY else features.state
         return Rating(round(self._heads[item.aspect].rating(seen), _DIGITS))

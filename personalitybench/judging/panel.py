@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from personalitybench.errors import ConfigurationError
 from personalitybench.files import content_hash
 from personalitybench.judging.base import (
-    EMPTY_ANSWER,
     Judge,
     JudgeProfile,
     Rating,
@@ -23,7 +22,6 @@ from personalitybench.judging.base import (
     Unrated,
     Verdict,
     create_judge,
-    is_readable,
 )
 from personalitybench.validation import validate
 
@@ -110,11 +108,9 @@ class PanelJudge:
         for name, verdicts in zip(self._names, found, strict=True):
             if len(verdicts) != len(items):
                 raise ConfigurationError(f"judge {name!r} gave {len(verdicts)} verdicts for {len(items)} answers")
-        return [self._combine(item, verdicts) for item, *verdicts in zip(items, *found, strict=True)]
+        return [self._combine(verdicts) for verdicts in zip(*found, strict=True)]
 
-    def _combine(self, item: RatingRequest, verdicts: Sequence[Verdict]) -> Verdict:
-        if not is_readable(item.answer):
-            return Unrated(EMPTY_ANSWER, "the answer has no word")
+    def _combine(self, verdicts: Sequence[Verdict]) -> Verdict:
         values = [verdict.value for verdict in verdicts if isinstance(verdict, Rating)]
         needed = self._settings.at_least or len(self.members)
         if len(values) < needed:
