@@ -14,6 +14,7 @@ from personalitybench import __version__
 from personalitybench.errors import PersonalityBenchError
 from personalitybench.interrupts import resumable
 from personalitybench.neurons.commands import neurons_app
+from personalitybench.options import Budget, Calibrations, DryRun
 from personalitybench.runs.judges_commands import judges_app
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ def run(
         Path | None,
         typer.Option(help="Local copy of the official data; PERSONALITYBENCH_DATA does the same."),
     ] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
-    ] = None,
+    budget: Budget = None,
     batch: Annotated[
         bool, typer.Option("--batch", help="Ask judges through OpenAI's Batch API: cheaper, within a day.")
     ] = False,
@@ -119,10 +118,8 @@ def judge(
         list[str] | None,
         typer.Option("--judge", help="A judge's id or profile file (repeatable); default: the suite's judges."),
     ] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+    budget: Budget = None,
+    dry_run: DryRun = False,
     batch: Annotated[
         bool, typer.Option("--batch", help="Ask judges through OpenAI's Batch API: cheaper, within a day.")
     ] = False,
@@ -130,10 +127,7 @@ def judge(
         bool | None,
         typer.Option(help="Floors: what the judge gives to answers that show no trait; default: as the suite says."),
     ] = None,
-    calibration: Annotated[
-        list[Path] | None,
-        typer.Option(help="File of `judges calibrate` (repeatable): its judge's board shows mapped figures, too."),
-    ] = None,
+    calibration: Calibrations = None,
 ) -> None:
     """Have saved answers rated by a judge, and make its board; the model that wrote them is not needed.
 
@@ -281,10 +275,7 @@ def board_from_lm_eval(
     floors: Annotated[
         bool, typer.Option(help="Floors: what the judge gives to answers that show no trait; rated once on a machine.")
     ] = True,
-    calibration: Annotated[
-        list[Path] | None,
-        typer.Option(help="File of `judges calibrate` (repeatable): its judge's board shows mapped figures, too."),
-    ] = None,
+    calibration: Calibrations = None,
 ) -> None:
     """Make a board of each judge from lm-eval's results and samples (`--output_path ... --log_samples`)."""
     from personalitybench.runs.boards import publish  # noqa: PLC0415

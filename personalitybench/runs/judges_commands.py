@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from personalitybench.interrupts import resumable
+from personalitybench.options import Answers, Budget, DryRun, People, Sample
 
 judges_app = typer.Typer(
     invoke_without_command=True,
@@ -50,26 +51,14 @@ def compare(
         typer.Argument(help="Judges' ids or profile files, or names in frozen ratings. The first is compared with."),
     ] = None,
     *,
-    answers: Annotated[
-        str,
-        typer.Option(
-            help="Folder of a run, folder that lm_eval was given as --output_path, ratings.jsonl of an earlier "
-            "comparison, or 'gold': the hand-written texts."
-        ),
-    ],
-    human: Annotated[
-        list[Path] | None, typer.Option(help="A table from --export that people filled in (repeatable).")
-    ] = None,
+    answers: Answers,
+    human: People = None,
     repeats: Annotated[int, typer.Option(min=1, help="How often judges are asked the same.")] = 1,
-    sample: Annotated[
-        int | None, typer.Option(min=1, help="So many answers of each method and target, by a fixed rule.")
-    ] = None,
+    sample: Sample = None,
     output: Annotated[Path | None, typer.Option(help="Folder for the report and the ratings.")] = None,
     export: Annotated[Path | None, typer.Option(help="Write the answers as a CSV table for people to rate.")] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+    budget: Budget = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Find out how far judges agree on the same answers; with people, and each with itself.
 
@@ -107,10 +96,8 @@ def attack(
     output: Annotated[
         Path | None, typer.Option(help="Write attacks.json, attacks.md and the page attacks.html here, too.")
     ] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+    budget: Budget = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Show how each judge fares on answers that try to take it in.
 
@@ -138,27 +125,14 @@ def calibrate(
         str | None, typer.Argument(help="The judge whose scale that is; people, if left out, with --human.")
     ] = None,
     *,
-    answers: Annotated[
-        str,
-        typer.Option(
-            help="Folder of a run, folder that lm_eval was given as --output_path, ratings.jsonl of a comparison, or "
-            "'gold': the hand-written texts."
-        ),
-    ],
-    human: Annotated[
-        list[Path] | None,
-        typer.Option(help="A table from `judges compare --export` that people filled in (repeatable)."),
-    ] = None,
-    sample: Annotated[
-        int | None, typer.Option(min=1, help="So many answers of each method and target, by a fixed rule.")
-    ] = None,
+    answers: Answers,
+    human: People = None,
+    sample: Sample = None,
     output: Annotated[
         Path | None, typer.Option(help="File of the calibration; default JUDGE-to-REFERENCE.json.")
     ] = None,
-    budget: Annotated[
-        float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")] = False,
+    budget: Budget = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Fit a monotone map from a judge's ratings to a reference's, and report its error on questions it did not see.
 

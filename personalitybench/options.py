@@ -1,0 +1,27 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Budget = Annotated[float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")]
+DryRun = Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")]
+Calibrations = Annotated[
+    list[Path] | None,
+    typer.Option(help="File of `judges calibrate` (repeatable): its judge's board shows mapped figures, too."),
+]
+Sample = Annotated[int | None, typer.Option(min=1, help="So many answers of each method and target, by a fixed rule.")]
+Answers = Annotated[
+    str,
+    typer.Option(
+        help="Folder of a run, folder that lm_eval was given as --output_path, ratings.jsonl of an earlier "
+        "comparison, or 'gold': the hand-written texts."
+    ),
+]
+People = Annotated[
+    list[Path] | None,
+    typer.Option(help="A table from `judges compare --export` that people filled in (repeatable)."),
+]
