@@ -247,7 +247,7 @@ class _Reader:
         try:
             with quiet_libraries():
                 found = self._model.loglikelihood(requests, disable_tqdm=True)
-        except (NotImplementedError, AssertionError) as error:
+        except (NotImplementedError, AssertionError) as error:  # with either lm-eval's chat models refuse
             raise ConfigurationError(
                 f"backend {backend!r} cannot tell how likely a text is ({error}): use 'hf', 'vllm' or "
                 "'local-completions', or the provider 'chat' for a server of chats"
