@@ -254,6 +254,12 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
             "seed": self.options.seed,
         }
 
+    def fit_cost(self) -> dict[str, Any] | None:
+        """What the method's fit took, as plain JSON data; None if it fits nothing, or nobody wrote it down."""
+        artifact = self.method.context.artifact
+        cost = artifact.cost if artifact else None
+        return None if cost is None else cost.model_dump(mode="json")
+
     def _other_settings(self, generation: Mapping[str, Any]) -> dict[str, Any]:
         """What lm-eval's own options changed beyond the protocol: sampling, a system turn, examples of its own."""
         usual = {"until", "max_gen_toks", "do_sample", "temperature", "repetition_penalty"}
@@ -273,6 +279,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
             "judges": judged,
             "identity": self.identity(),
             "versions": package_versions(),
+            "fit": self.fit_cost(),
             **({"canary": self.canary} if self.canary else {}),
         }
         return dumped | {"metadata": {**dumped.get("metadata", {}), "personalitybench": record}}

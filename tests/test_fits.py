@@ -20,6 +20,7 @@ from rich.console import Console
 
 torch = pytest.importorskip("torch")
 
+from personalitybench.artifacts.store import Fit  # noqa: E402
 from personalitybench.errors import (  # noqa: E402
     ConfigurationError,
     MissingDependencyError,
@@ -34,7 +35,6 @@ from personalitybench.methods.npti import NptiSettings  # noqa: E402
 from personalitybench.prompts import load_wording  # noqa: E402
 from personalitybench.questions import shared_source  # noqa: E402
 from personalitybench.runs.fit_command import FitOptions, fit_method, parse_pairs  # noqa: E402
-from personalitybench.runs.fits import Fit  # noqa: E402
 from personalitybench.traits import TARGETS  # noqa: E402
 
 pytestmark = pytest.mark.model

@@ -20,9 +20,11 @@ KEY = "personalitybench"
 
 @dataclass(frozen=True)
 class Wish:
-    """How one request is to be steered, and whether its activations are counted.
+    """Which adapter one request is answered with, how it is steered, and whether its activations are counted.
 
     Attributes:
+        adapter: Folder of a LoRA adapter as peft saves it, or None.
+        adapter_strength: What its scale is multiplied by.
         intervention: Folder of the intervention, or None.
         strength: What its additions are multiplied by.
         keep: Share of the additions that stay at each step (released code: 0.9).
@@ -33,6 +35,8 @@ class Wish:
             default the length of the prompt.
     """
 
+    adapter: Path | None = None
+    adapter_strength: float = 1.0
     intervention: Path | None = None
     strength: float = 0.0
     keep: float = 1.0
@@ -61,6 +65,8 @@ class Wish:
             raise ConfigurationError(f"extra_args[{KEY!r}] names an intervention without a strength: add 'strength'")
         try:
             return cls(
+                adapter=Path(wanted["adapter"]) if wanted.get("adapter") else None,
+                adapter_strength=_number("adapter_strength", wanted.get("adapter_strength", 1.0)),
                 intervention=Path(wanted["intervention"]) if wanted.get("intervention") else None,
                 strength=_number("strength", wanted.get("strength") or 0.0),
                 keep=_number("keep", wanted.get("keep", 1.0), 0.0, 1.0),

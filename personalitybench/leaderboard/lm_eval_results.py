@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from personalitybench.costs import FitCost
 from personalitybench.errors import DataError
 from personalitybench.files import JsonLines, read_json
 from personalitybench.judging import verdict_from_json
@@ -127,14 +128,17 @@ def model_record(backend: str, args: Mapping[str, Any], commit: str | None = Non
     return {"name": name, "revision": commit or "unstated"}
 
 
-def provenance(backend: str, args: Mapping[str, Any], batch_size: Any, versions: Mapping[str, str]) -> Provenance:
-    """How a row came to be; the same for a run and an import."""
+def provenance(
+    backend: str, args: Mapping[str, Any], batch_size: Any, versions: Mapping[str, str], fit: Mapping[str, Any] | None
+) -> Provenance:
+    """How a row came to be; the same for a run and an import. ``fit`` is a :class:`FitCost` as plain data."""
     kept = {key: str(value) for key, value in sorted(args.items()) if key not in _PLACE_ARGUMENTS}
     return Provenance(
         backend=backend,
         backend_args=kept,
         batch_size=str(batch_size),
         versions=dict(sorted(versions.items())),
+        fit=None if fit is None else FitCost.model_validate(fit),
     )
 
 
@@ -165,5 +169,5 @@ def _read_results(path: Path) -> Iterator[TaskResults]:
             settings=record["identity"],
             judges=record["judges"],
             model=model,
-            provenance=provenance(run["model"], args, run["batch_size"], record["versions"]),
+            provenance=provenance(run["model"], args, run["batch_size"], record["versions"], record.get("fit")),
         )

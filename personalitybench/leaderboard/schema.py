@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from personalitybench.costs import FitCost
 from personalitybench.files import content_hash
 from personalitybench.strengths import StrengthProtocol
 
@@ -94,6 +95,7 @@ class Provenance(_Part):
     backend_args: dict[str, Any] = {}
     batch_size: str | None = None
     versions: dict[str, str] = {}
+    fit: FitCost | None = Field(default=None, description="what the method's fit took, if it has one")
     note: str = ""
 
 

@@ -8,7 +8,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from personalitybench.files import JsonLines
-from personalitybench.methods.base import Induction, MethodContext, MethodSettings
+from personalitybench.methods.base import MethodSettings
+from personalitybench.methods.fitting import MethodContext
+from personalitybench.methods.induction import Induction
 from personalitybench.methods.none import Unprompted
 from personalitybench.questions import Question
 from personalitybench.resources import bundled

@@ -40,7 +40,7 @@ from personalitybench.activations.statistics_files import UNPROMPTED, CountedIn
 from personalitybench.backends.engines import open_engine
 from personalitybench.errors import ConfigurationError
 from personalitybench.files import JsonLines, Sheet, content_hash, locked, read_json, write_json
-from personalitybench.methods.base import FitContext, MethodContext
+from personalitybench.methods.fitting import FitContext, MethodContext
 from personalitybench.methods.identification_settings import IdentificationSettings
 from personalitybench.questions import Question
 from personalitybench.traits import Target
@@ -120,15 +120,26 @@ class Identification:
     Args:
         settings: How questions are answered.
         context: Model, data, wording, seed, and where to work.
-        reading: How answers are counted.
+        reading: How answers are counted; None where only the answers are wanted, and then nothing can be measured.
     """
 
-    def __init__(self, settings: IdentificationSettings, context: FitContext, reading: Reading) -> None:
+    def __init__(self, settings: IdentificationSettings, context: FitContext, reading: Reading | None = None) -> None:
         self.settings = settings
         self.context = context
-        self.reading = reading
+        self._reading = reading
         shared = context.shared or context.folder.parent
         self.folder = shared / "identifications" / content_hash(self.identity)[:12]
+
+    @property
+    def reading(self) -> Reading:
+        """How answers are counted.
+
+        Raises:
+            TypeError: Nothing was said about that.
+        """
+        if self._reading is None:
+            raise TypeError("this identification was opened for its answers alone: give it a Reading to count")
+        return self._reading
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -146,7 +157,7 @@ class Identification:
             context.model_args,
             self.settings.batch_size,
             context.device,
-            counting=self.reading.counting,
+            counting=None if self._reading is None else self._reading.counting,
         )
 
     def close(self) -> None:
@@ -254,12 +265,14 @@ class Identification:
         """How long a run took, over all sessions that ended other than by a kill.
 
         Returns:
-            ``generate`` and ``read``, or ``generate and count``; all three where an earlier session was cut.
+            ``generate`` and ``read``, or ``generate and count``; all three where an earlier session was cut. Of ways to
+            read only this one's.
         """
         spent: dict[str, float] = defaultdict(float)
         for row in JsonLines(self._run_folder(run) / "seconds.jsonl").read():
             spent[row["step"]] += row["seconds"]
-        own = {step.removesuffix(f" {self.reading.name}"): seconds for step, seconds in spent.items()}
+        suffix = "" if self._reading is None else f" {self._reading.name}"
+        own = {step.removesuffix(suffix): seconds for step, seconds in spent.items()}
         return {step: round(own[step], 2) for step in STEPS if step in own}
 
     def _asked(self, run: str) -> list[Asked]:

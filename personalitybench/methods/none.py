@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from personalitybench.methods.base import (
-    Artifact,
-    FitContext,
-    Induction,
-    MethodContext,
-    MethodSettings,
-    Need,
-)
+from personalitybench.methods.base import MethodSettings
+from personalitybench.methods.fitting import Artifact, FitContext, MethodContext
+from personalitybench.methods.induction import Induction, Need
 from personalitybench.questions import Question
 from personalitybench.traits import Target
 

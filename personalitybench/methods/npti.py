@@ -16,16 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from personalitybench.activations.neurons import SelectionSettings
 from personalitybench.errors import ConfigurationError, MissingDependencyError, StorageError
 from personalitybench.files import read_json
-from personalitybench.methods.base import (
-    PROVENANCE,
-    Artifact,
-    FitContext,
-    Induction,
-    MethodContext,
-    MethodSettings,
-    Need,
-)
+from personalitybench.methods.base import MethodSettings
+from personalitybench.methods.fitting import Artifact, FitContext, MethodContext
 from personalitybench.methods.identification_settings import IdentificationSettings
+from personalitybench.methods.induction import Induction, Need
 from personalitybench.questions import Question
 from personalitybench.traits import Target
 
@@ -206,7 +200,7 @@ class NeuronSteering:
     def describe_fit(self, artifact: Artifact) -> list[dict[str, Any]]:
         """One row for each target: what the fit found, from how much, in what time."""
         manifest = NptiManifest.read(artifact.folder)
-        seconds = read_json(artifact.folder / PROVENANCE)["seconds"]
+        seconds = artifact.provenance["seconds"]
         steps = {step: None for run in manifest.targets for step in seconds[run]}  # in order, each once
         rows = []
         for target, found in manifest.targets.items():

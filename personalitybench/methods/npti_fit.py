@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,10 @@ from personalitybench.activations.neurons import NeuronSet, select_neurons
 from personalitybench.activations.statistics import GateStatistics
 from personalitybench.activations.statistics_files import UNPROMPTED, StatisticsSource
 from personalitybench.backends.loading import quiet_libraries
+from personalitybench.costs import FitCost
 from personalitybench.errors import DataError
 from personalitybench.files import write_json
-from personalitybench.methods.base import PROVENANCE, FitContext
+from personalitybench.methods.fitting import PROVENANCE, FitContext
 from personalitybench.methods.identification import Identification, Reading
 from personalitybench.methods.npti import (
     MANIFEST,
@@ -73,6 +75,7 @@ class _Selection:
         self.about: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, RunRecord] = {}
         self.targets: dict[str, TargetRecord] = {}
+        self.started = time.monotonic()
 
     def select(self, trait: str) -> None:
         """Neurons and interventions of both poles of a trait; holds the statistics of two runs at a time."""
@@ -124,7 +127,13 @@ class _Selection:
     def finish(self) -> None:
         """Write what is on record; the manifest last, since its existence means that the artifact is complete."""
         seconds = {run: self.identification.seconds(run) for run in self.runs}
-        provenance = {"seconds": seconds, "versions": package_versions()}
+        counting = sum(sum(steps.values()) for steps in seconds.values())
+        cost = FitCost(
+            seconds=round(counting + time.monotonic() - self.started, 2),
+            generated_tokens=sum(run.tokens for run in self.runs.values()),
+            neurons=sum(target.neurons + target.clamped for target in self.targets.values()),
+        )
+        provenance = {"seconds": seconds, "versions": package_versions(), "cost": cost.model_dump(mode="json")}
         write_json(self.context.folder / PROVENANCE, provenance)
         manifest = NptiManifest(
             **self.context.identity,

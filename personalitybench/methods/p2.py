@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from personalitybench.methods.base import Induction, MethodContext, MethodSettings
+from personalitybench.methods.base import MethodSettings
+from personalitybench.methods.fitting import MethodContext
+from personalitybench.methods.induction import Induction
 from personalitybench.methods.none import Unprompted
 from personalitybench.questions import Question
 from personalitybench.traits import Target

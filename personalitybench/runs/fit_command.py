@@ -14,12 +14,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from personalitybench.artifacts.store import Fit
 from personalitybench.errors import ConfigurationError
 from personalitybench.leaderboard.lm_eval_results import model_record
 from personalitybench.methods import Artifact, InductionMethod, MethodContext, create_method
 from personalitybench.prompts import load_wording
 from personalitybench.questions import shared_source
-from personalitybench.runs.fits import Fit
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.suite import ModelSpec

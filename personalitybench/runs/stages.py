@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
+from personalitybench.artifacts.store import Fit
 from personalitybench.backends.loading import (
     has_chat_template,
     load_model,
@@ -40,7 +41,6 @@ from personalitybench.questions import QuestionSource, shared_source
 from personalitybench.runs import tuning
 from personalitybench.runs.batches import before_rating
 from personalitybench.runs.calls import Call, Tuning
-from personalitybench.runs.fits import Fit
 from personalitybench.runs.floors import rate_floors
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
@@ -415,7 +415,7 @@ class Run:
 
     def _record(self, call: Call, task: PersonalityTask) -> dict[str, Any]:
         arguments = self._model_arguments(call.model)
-        made = provenance(call.model.backend, arguments, call.model.batch_size, package_versions())
+        made = provenance(call.model.backend, arguments, call.model.batch_size, package_versions(), task.fit_cost())
         return {
             "model": self._model_record(call.model),
             "asked_for": _asked_for(call.model),

@@ -12,7 +12,8 @@
     <run>/calls/<label>-<hash>/<target>/<judge>-<hash>.json    manifest
 
 A folder's hash is that of its identity, so changed settings never meet old answers. Artifacts lie in the user's cache
-(:mod:`personalitybench.runs.fits`); which one it was is noted here, so that a run is judged and scored without them.
+(:mod:`personalitybench.artifacts.store`); which one it was is noted here, so that a run is judged and scored without
+them.
 """
 
 from __future__ import annotations

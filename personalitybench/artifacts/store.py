@@ -3,6 +3,7 @@
 ::
 
     <cache>/fits/<method>-<hash>/fit.json       identity: all that the fit depends on
+    <cache>/fits/<method>-<hash>/sessions.jsonl  seconds of every session that ended other than by a kill
     <cache>/fits/<method>-<hash>/work/          what the method keeps for itself, to go on after a kill
     <cache>/fits/<method>-<hash>/artifact/      what the fit leaves
     <cache>/fits/<method>-<hash>/fitted.json    hash of the artifact; written last: the fit is complete
@@ -15,15 +16,19 @@ settings that matter to it, data, wording and seed; not on targets or strengths.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from personalitybench.costs import FitCost
 from personalitybench.errors import StorageError
-from personalitybench.files import cache_folder, content_hash, locked, read_json, write_json
-from personalitybench.methods import Artifact, FitContext, InductionMethod
-from personalitybench.methods.base import fit_identity
+from personalitybench.files import JsonLines, cache_folder, content_hash, locked, read_json, write_json
+from personalitybench.methods import Artifact, FitContext, InductionMethod, create_method
+from personalitybench.methods.fitting import PROVENANCE, fit_identity
+from personalitybench.versions import package_versions
 
 
 @dataclass(frozen=True)
@@ -126,24 +131,51 @@ class Fit:
                 return found
             if not (folder / "fit.json").is_file():
                 write_json(folder / "fit.json", self.identity)
-            made = self.method.fit(
-                FitContext(
-                    model=location,
-                    model_name=self.model["name"],
-                    model_revision=self.model["revision"],
-                    source=drawn.source,
-                    wording=drawn.wording,
-                    folder=folder / "artifact",
-                    seed=drawn.seed,
-                    backend=self.backend,
-                    model_args=self.model_args,
-                    device=device,
-                    shared=cache_folder(),
-                    report=report,
+
+            def fit_part(name: str, settings: Mapping[str, Any]) -> Artifact | None:
+                part = Fit(name, create_method(name, settings, drawn), self.model, self.backend, self.model_args)
+                return part.make(location, device=device, report=report)
+
+            with self._timed():
+                made = self.method.fit(
+                    FitContext(
+                        model=location,
+                        model_name=self.model["name"],
+                        model_revision=self.model["revision"],
+                        source=drawn.source,
+                        wording=drawn.wording,
+                        folder=folder / "artifact",
+                        seed=drawn.seed,
+                        backend=self.backend,
+                        model_args=self.model_args,
+                        device=device,
+                        shared=cache_folder(),
+                        report=report,
+                        fit_part=fit_part,
+                    )
                 )
-            )
             if made is None:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
+                self._record_cost(made)
                 write_json(folder / "fitted.json", {"sha256": made.sha256})
             return made
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Keep how long a session took, also where it was interrupted."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = round(time.monotonic() - started, 3)
+            JsonLines(self.folder / "sessions.jsonl").append([{"seconds": spent}])
+
+    def _record_cost(self, made: Artifact) -> None:
+        """Complete what the method wrote of its cost: size, and, where it said nothing, seconds and versions."""
+        cost = made.cost or FitCost()
+        spent = sum(session["seconds"] for session in JsonLines(self.folder / "sessions.jsonl").read())
+        seconds = round(spent, 2) if cost.seconds is None else cost.seconds
+        whole = cost.model_copy(update={"seconds": seconds, "bytes": made.size})
+        about = {"versions": package_versions(), **made.provenance, "cost": whole.model_dump(mode="json")}
+        write_json(made.folder / PROVENANCE, about)

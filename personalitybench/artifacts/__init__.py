@@ -1,0 +1,1 @@
+"""What fits leave: the store in the user's cache, and looking at it."""
