@@ -1,0 +1,1 @@
+"""Training weights on answers: what a fit needs that learns by gradient."""
