@@ -186,18 +186,22 @@ class KeptStore(BaseModel):
     def find(self, name: str) -> Kept:
         """What is called so, or is the only one whose name, or whose hash at the end of it, begins so.
 
+        Args:
+            name: May say the part of the cache, too: ``fits/npti-...``.
+
         Raises:
             ConfigurationError: Nothing is called so, or several.
         """
-        exact = [item for item in self.items if item.name == name]
-        found = exact or [
-            item for item in self.items if name and (item.name.startswith(name) or _hash(item).startswith(name))
+        found = [item for item in self.items if name in {item.name, _long(item)}] or [
+            item
+            for item in self.items
+            if name and any(text.startswith(name) for text in (item.name, _long(item), _hash(item)))
         ]
         if not found:
             raise unknown_name("artifact", name, [item.name for item in self.items])
         if len(found) > 1:
-            names = ", ".join(item.name for item in found)
-            raise ConfigurationError(f"{name!r} is the beginning of several names: {names}: write more of one")
+            names = ", ".join(map(_long, found))
+            raise ConfigurationError(f"{name!r} is, or begins, the names of several: {names}: write more of one")
         return found[0]
 
 
@@ -266,7 +270,7 @@ def _left(folder: Path, *, verify: bool) -> dict[str, Any]:
 
 
 def changed_settings(method: str, version: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """Which settings of a fit one has to set by name to get it, and what to know where they do not lead there.
+    """Which settings of a fit one has to set by name to get it, and what to know where that gives another fit.
 
     Args:
         method: Registered name.
@@ -286,7 +290,7 @@ def changed_settings(method: str, version: str, settings: Mapping[str, Any]) -> 
         )
         return dict(settings), about
     given = {name: value for name, value in settings.items() if default.get(name) != value}
-    if _chosen(kind, given) != settings or installed != version:
+    if installed != version or _chosen(kind, given) not in (settings, None):
         return (
             given,
             f"method {method!r} has changed since (version {installed} here): it does not use this, it fits anew",
@@ -299,10 +303,10 @@ def changed_settings(method: str, version: str, settings: Mapping[str, Any]) -> 
 
 
 def _chosen(kind: type[InductionMethod], given: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Settings that a fit would depend on, or None where the method refuses these."""
+    """Settings that a fit would depend on; None where nobody can tell, as where a hash stands for a file."""
     try:
         return kind.Settings.model_validate(given).for_fit()
-    except ValidationError:
+    except Exception:  # noqa: BLE001 (settings of somebody else, whatever they raise)
         return None
 
 
@@ -358,6 +362,10 @@ def _folders(kind: str) -> list[Path]:
     place = cache_folder() / kind
     found = place.iterdir() if place.is_dir() else ()
     return sorted(path for path in found if path.is_dir() and not path.name.startswith("."))
+
+
+def _long(item: Kept) -> str:
+    return f"{item.folder.parent.name}/{item.name}"
 
 
 def _hash(item: Kept) -> str:

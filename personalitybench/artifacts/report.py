@@ -1,12 +1,13 @@
 """All that is to be said about one fit, as data: the command's tables and the page show the same.
 
-No path of the machine is in it, so that it can be published.
+It does not say where on this machine the fit lies, so that it can be published.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,10 +17,10 @@ from personalitybench.artifacts.kept import FitAbout, KeptFit, State, files_of
 from personalitybench.artifacts.usage import fit_rows, use_metadata
 from personalitybench.costs import FitCost, describe_cost
 from personalitybench.errors import ConfigurationError, PersonalityBenchError
-from personalitybench.methods import Artifact, InductionMethod, MethodContext, create_method
+from personalitybench.methods import Artifact, InductionMethod, MethodContext, create_method, methods
 from personalitybench.prompts import load_wording
 from personalitybench.questions import shared_source
-from personalitybench.training.curves import Curve, read_curves
+from personalitybench.training.curves import CURVE, Curve
 from personalitybench.traits import TARGETS
 
 FOLDER = "FOLDER"
@@ -94,10 +95,11 @@ def make_report(fit: KeptFit) -> ArtifactReport:
         artifact = Artifact(fit.folder / "artifact", fit.sha256)
         try:
             versions = artifact.provenance.get("versions", {})
-            curves = sorted(read_curves(artifact.folder), key=_place)
-            method = _method(fit.identity)
-            metadata = use_metadata(method, fit.identity.model_dump(mode="json"), FOLDER)
-            rows = fit_rows(method, artifact)
+            curves = read_curves(artifact.folder)
+            kind = methods.get(fit.identity.method.name)
+            metadata = use_metadata(fit.identity.model_dump(mode="json"), FOLDER, has_strength=kind.has_strength)
+            if hasattr(kind, "describe_fit"):
+                rows = fit_rows(_method(fit.identity), artifact)
         except PersonalityBenchError as error:
             notes.append(str(error))
     return ArtifactReport(
@@ -116,6 +118,20 @@ def make_report(fit: KeptFit) -> ArtifactReport:
         curves=curves,
         metadata=metadata,
     )
+
+
+def read_curves(folder: Path) -> list[Curve]:
+    """The curves of an artifact, one for each target; none where nothing was trained.
+
+    Args:
+        folder: Of the artifact; each curve lies in a folder of its own in it.
+
+    Raises:
+        StorageError: A file holds no curve.
+    """
+    names = [str(target) for target in TARGETS]
+    found = [Curve.read(path.parent) for path in folder.glob(f"*/{CURVE}")]
+    return sorted(found, key=lambda one: (names.index(one.target) if one.target in names else len(names), one.target))
 
 
 def held_out(curve: Curve) -> tuple[float, float, float] | None:
@@ -176,9 +192,3 @@ def _method(identity: FitAbout) -> InductionMethod:
     except Exception as error:  # whatever a method of somebody else raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigurationError(f"method {identity.method.name!r} cannot be made: {reason}") from error
-
-
-def _place(curve: Curve) -> tuple[int, str]:
-    """Where a curve stands among others: targets in their order, then what is none."""
-    names = [str(target) for target in TARGETS]
-    return (names.index(curve.target) if curve.target in names else len(names), curve.target)

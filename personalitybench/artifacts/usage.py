@@ -41,16 +41,16 @@ def fit_table(rows: Sequence[Mapping[str, str]]) -> Table:
     return table
 
 
-def use_metadata(method: InductionMethod, identity: Mapping[str, Any], folder: str) -> dict[str, Any]:
+def use_metadata(identity: Mapping[str, Any], folder: str, *, has_strength: bool) -> dict[str, Any]:
     """What ``lm_eval --metadata`` is told to use a fit.
 
     Args:
-        method: The method.
         identity: What the fit depends on.
         folder: Of the artifact.
+        has_strength: Whether the method has one.
     """
     metadata: dict[str, Any] = {"method": identity["method"]["name"], "artifact": folder}
-    metadata |= {"strength": 1.0} if method.has_strength else {}
+    metadata |= {"strength": 1.0} if has_strength else {}
     chosen = {
         "source": identity["data"]["source"],
         "prompts": identity["wording"]["name"],

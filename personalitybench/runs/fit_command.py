@@ -122,5 +122,6 @@ def _show(fit: Fit, artifact: Artifact, console: Console) -> None:
         console.print(fit_table(rows))
     if artifact.cost is not None:
         console.print(f"took: {describe_cost(artifact.cost)}", highlight=False)
-    for line in use_lines(use_metadata(fit.method, fit.identity, str(artifact.folder))):
+    metadata = use_metadata(fit.identity, str(artifact.folder), has_strength=fit.method.has_strength)
+    for line in use_lines(metadata):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

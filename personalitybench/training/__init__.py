@@ -1,1 +1,1 @@
-"""Training weights on answers: what a fit needs that learns by gradient."""
+"""Training of adapters: examples as tokens, the loss of an answer, the loop, its checkpoints and its curve."""

@@ -1,15 +1,13 @@
-"""Curves of training, as they lie beside what was trained: the loss of every step, and the loss on held-out answers.
+"""The curve of a training: the loss of every step, and the held-out loss before, between and after the epochs.
 
-::
-
-    artifact/<target>/curve.json
+``adapters.py`` makes it, ``curve.json`` beside an adapter keeps it, tables and plots read it. No torch here.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from personalitybench.errors import StorageError
 from personalitybench.files import read_json
@@ -17,47 +15,47 @@ from personalitybench.files import read_json
 CURVE = "curve.json"
 
 
-class Step(BaseModel):
-    """An optimiser step.
+class StepLoss(BaseModel):
+    """One optimiser step.
 
     Attributes:
         step: Its number, from 1.
-        loss: Mean loss of an answer's token, in nats, over the step's examples.
-        learning_rate: At which it was made.
+        loss: Mean loss of an answer's token in the step's batch, before the step; nats.
+        learning_rate: That of the step.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    step: int
+    step: int = Field(ge=1)
     loss: float
     learning_rate: float
 
 
-class HeldOut(BaseModel):
-    """The loss on examples that are not trained on.
+class HeldOutLoss(BaseModel):
+    """The loss on examples that are never trained on.
 
     Attributes:
-        step: After how many steps; 0 is before training.
-        loss: Mean loss of an answer's token, in nats.
+        step: After how many steps; 0 is before training, where an adapter changes nothing.
+        loss: Mean loss of an answer's token; nats.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    step: int
+    step: int = Field(ge=0)
     loss: float
 
 
 class Curve(BaseModel):
-    """How the training of a target went.
+    """How the training of one target went. Equal trainings have equal curves: how long it took stands elsewhere.
 
     Attributes:
-        target: The target.
-        examples: Examples that were trained on.
-        held_out_examples: Examples that were not.
+        target: ``extraversion:high``.
+        examples: Examples that were trained on, each once in an epoch.
+        held_out_examples: Examples of the held-out loss.
         parameters: Parameters that were trained.
-        trained_tokens: Tokens of prompts and answers that steps read, each time that they were read.
-        steps: In order.
-        held_out: In order.
+        trained_tokens: Tokens of prompts and answers that the steps read, each time that they were read.
+        steps: Every step, in order.
+        held_out: Before training, then after each epoch.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,20 +65,38 @@ class Curve(BaseModel):
     held_out_examples: int
     parameters: int
     trained_tokens: int
-    steps: list[Step]
-    held_out: list[HeldOut]
+    steps: tuple[StepLoss, ...]
+    held_out: tuple[HeldOutLoss, ...] = Field(min_length=1)
 
+    @property
+    def loss_before(self) -> float:
+        """Held-out loss before training: that of the model itself."""
+        return self.held_out[0].loss
 
-def read_curves(folder: Path) -> list[Curve]:
-    """The curves beneath a folder, in the order of their folders' names; none where nothing was trained.
+    @property
+    def loss_after(self) -> float:
+        """Held-out loss after the last epoch."""
+        return self.held_out[-1].loss
 
-    Raises:
-        StorageError: A file holds no curve.
-    """
-    curves = []
-    for path in sorted(folder.glob(f"*/{CURVE}")):
+    @property
+    def improved(self) -> bool:
+        """Whether training lowered the held-out loss."""
+        return self.loss_after < self.loss_before
+
+    @classmethod
+    def read(cls, adapter: Path) -> Curve:
+        """Read the curve of an adapter.
+
+        Args:
+            adapter: The adapter's folder.
+
+        Raises:
+            StorageError: It is missing, or is no curve.
+        """
+        path = adapter / CURVE
         try:
-            curves.append(Curve.model_validate(read_json(path)))
+            return cls.model_validate(read_json(path))
         except ValidationError as error:
-            raise StorageError(f"{path} is not a curve of training: fit again") from error
-    return curves
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise StorageError(f"{path} is no curve of a training ({place}: {first['msg']}): fit again") from error
