@@ -33,7 +33,7 @@ def fit_rows(method: InductionMethod, artifact: Artifact) -> list[dict[str, str]
 
 def fit_table(rows: Sequence[Mapping[str, str]]) -> Table:
     """The same as a table, numbers to the right."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for number, name in enumerate(rows[0]):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
