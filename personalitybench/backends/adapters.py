@@ -57,7 +57,7 @@ class AdapterPool:
         self._limit = limit
         self._shapes = {name: shape for name, module in model.named_modules() if (shape := _linear_shape(module))}
         self._peft: Any = None
-        self._loaded: OrderedDict[str, None] = OrderedDict()  # by name, the one used last at the end
+        self._loaded: OrderedDict[str, Path] = OrderedDict()  # folders by name, the one used last at the end
         self._known: dict[Path, tuple[Stamp, str]] = {}
         self._active = False
 
@@ -140,8 +140,8 @@ class AdapterPool:
             self._active = False
         if passed_by := sorted(wanted - reached):
             raise ModelError(
-                f"adapter {passed_by[0]} had no effect: none of the layers that it adapts was called (a fused or "
-                "compiled kernel?); load the model without it"
+                f"adapter {self._loaded[passed_by[0]]} had no effect: none of the layers that it adapts was "
+                "called (a fused or compiled kernel?); load the model without it"
             )
 
     def _layers(self) -> list[Any]:
@@ -168,7 +168,7 @@ class AdapterPool:
         if name not in self._loaded:
             weights, modules = self._checked_weights(files)
             self._add(name, files, weights, modules, strength)
-        self._loaded[name] = None
+        self._loaded[name] = folder
         self._loaded.move_to_end(name)
         return name
 
