@@ -100,8 +100,8 @@ def test_an_intervention_that_moves_nothing_fails_the_canary(model: Any, tmp_pat
 
 
 def test_what_cannot_be_served_is_refused(model: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot hold adapter"):
-        model.generate_until([request(PROMPTS[0], adapter="lora")], disable_tqdm=True)
+    with pytest.raises(ConfigurationError, match="cannot hold lora"):
+        model.generate_until([request(PROMPTS[0], lora="folder")], disable_tqdm=True)
     with pytest.raises(StorageError):
         model.generate_until([request(PROMPTS[0], tmp_path / "missing")], disable_tqdm=True)
     one = Intervention((3, 64), *(np.zeros(1, kind) for kind in (np.int32, np.int32, np.uint8, np.float32)))

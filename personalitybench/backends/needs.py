@@ -10,7 +10,7 @@ from personalitybench.errors import NeedsNotMetError
 STEERABLE = "personalitybench-hf"
 STEERABLE_VLLM = "personalitybench-vllm"
 CAPABILITIES: dict[str, frozenset[str]] = {
-    STEERABLE: frozenset({"intervention"}),
+    STEERABLE: frozenset({"adapter", "intervention"}),
     STEERABLE_VLLM: frozenset({"intervention"}),
 }
 

@@ -1,17 +1,17 @@
-"""lm-eval's transformers model with interventions: each request of a batch is steered by its own, or not at all.
+"""lm-eval's transformers model with interventions and adapters: each request of a batch has its own, both, or none.
 
 A request says what it wants in ``gen_kwargs["extra_args"]["personalitybench"]``. Every steered batch proves that it
-was steered (the canary): as many tokens were edited as were generated, and the logits moved.
+was steered (the canary): as many tokens were edited as were generated, and the logits moved. So does every adapter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lm_eval.api.instance import Instance
@@ -24,15 +24,28 @@ from personalitybench.activations.steering import Row, Steering, steered
 from personalitybench.backends.loading import plan_batches
 from personalitybench.backends.needs import CAPABILITIES, STEERABLE
 from personalitybench.backends.wishes import Wish
-from personalitybench.errors import ConfigurationError, ModelError
+from personalitybench.errors import ConfigurationError, MissingDependencyError, ModelError
+
+if TYPE_CHECKING:
+    from personalitybench.backends.adapters import AdapterPool
+
+
+@dataclass(frozen=True)
+class _Order:
+    """How one row of a batch is to be answered."""
+
+    wish: Wish | None
+    intervention: Row = None
+    adapter: str | None = None  # as the pool of adapters names it, strength included
 
 
 @register_model(STEERABLE)
 class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
-    """transformers through lm-eval, with edits of gate activations.
+    """transformers through lm-eval, with edits of gate activations and with LoRA adapters.
 
     Attributes:
         steered_tokens: Tokens edited so far, over all steered requests; lm-eval writes it into its results.
+        adapted_answers: Answers written with an adapter so far; written there too.
     """
 
     capabilities: ClassVar[frozenset[str]] = CAPABILITIES[STEERABLE]
@@ -40,20 +53,34 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.steered_tokens = 0
+        self.adapted_answers = 0
         self._waiting: list[Wish | None] = []
-        self._proven: set[Wish] = set()
+        self._proven: set[_Order] = set()
         self._interventions: dict[Path, Intervention] = {}
 
     @cached_property
     def _gates(self) -> Gates:
         return find_gates(self.model)
 
+    @cached_property
+    def _adapters(self) -> AdapterPool:
+        """Made when the first adapter is wanted: until then the model is as lm-eval loads it."""
+        try:
+            from personalitybench.backends.adapters import AdapterPool  # noqa: PLC0415 (peft takes seconds)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"adapters need a package that is not installed ({error}): pip install 'personalitybench[hf]'"
+            ) from error
+        return AdapterPool(self.model)
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate; see lm-eval.
 
         Raises:
             ConfigurationError: A request wants what this model cannot do.
-            ModelError: The canary failed.
+            NeedsNotMetError: An adapter is of another kind than plain LoRA.
+            StorageError: An adapter or an intervention is missing or damaged.
+            ModelError: The canary failed, or an adapter or an intervention is for another model.
         """
         wishes = [_wish(request) for request in requests]
         plain = [_without_wish(request) for request in requests]
@@ -64,21 +91,35 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         return answers
 
     def get_model_info(self) -> dict[str, Any]:
-        """Add the number of steered tokens to what lm-eval records of the model."""
+        """Add what was steered and adapted to what lm-eval records of the model."""
         info: dict[str, Any] = super().get_model_info()
-        return info | {"steered_tokens": self.steered_tokens}
+        if "_adapters" in vars(self):  # the model's own parameters are what lm-eval means
+            info["model_num_parameters"] -= self._adapters.parameters
+        return info | {"steered_tokens": self.steered_tokens, "adapted_answers": self.adapted_answers}
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
         wishes, self._waiting = self._waiting[: len(context)], self._waiting[len(context) :]
         if not any(wishes):
             plain: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)
             return plain
-        rows = [self._row(wish) for wish in wishes]
-        with self._steered(wishes, rows) as steering:
+        orders = [
+            _Order(wish, self._row(wish), adapter)
+            for wish, adapter in zip(wishes, self._load_adapters(wishes), strict=True)
+        ]
+        with self._altered(orders) as steering:
             output: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)
-        self._check_counts(steering, wishes, output[:, context.shape[1] :])
-        self._check_logits(wishes, rows, output, context.shape[1], kwargs["attention_mask"])
+        if steering is not None:
+            self._check_counts(steering, wishes, output[:, context.shape[1] :])
+        self.adapted_answers += sum(order.adapter is not None for order in orders)
+        self._check_logits(orders, output, context.shape[1], kwargs["attention_mask"])
         return output
+
+    def _load_adapters(self, wishes: Sequence[Wish | None]) -> list[str | None]:
+        """Have the adapters of a batch loaded; None for a row that has none."""
+        wanted = [(wish.adapter, wish.adapter_strength) if wish and wish.adapter else None for wish in wishes]
+        if not any(row is not None and row[1] for row in wanted):
+            return [None] * len(wishes)
+        return self._adapters.names(wanted)
 
     def _row(self, wish: Wish | None) -> Row:
         if wish is None or wish.intervention is None:
@@ -88,20 +129,27 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
             self._interventions[wish.intervention] = Intervention.load(wish.intervention, shape)
         return self._interventions[wish.intervention], wish.strength
 
-    def _steered(
-        self, wishes: Sequence[Wish | None], rows: Sequence[Row], prompt_columns: int | None = None
-    ) -> AbstractContextManager[Steering]:
-        """Steer a batch, each row as its wish says."""
-        return steered(
-            self.model,
-            self._gates,
-            rows,
-            from_last_prompt_token=[wish is not None and wish.first_token for wish in wishes],
-            keep=[1.0 if wish is None else wish.keep for wish in wishes],
-            seed=[0 if wish is None else wish.seed for wish in wishes],
-            prompt_columns=prompt_columns,
-            stop_tokens=self._stop_tokens,
-        )
+    @contextmanager
+    def _altered(self, orders: Sequence[_Order], prompt_columns: int | None = None) -> Iterator[Steering | None]:
+        """Give each row of a batch its adapter and its intervention; yields what counts the latter, if any has one."""
+        wishes = [order.wish for order in orders]
+        with ExitStack() as stack:
+            if any(order.adapter is not None for order in orders):
+                stack.enter_context(self._adapters.chosen([order.adapter for order in orders]))
+            if not any(order.intervention is not None for order in orders):
+                yield None
+                return
+            steering = steered(
+                self.model,
+                self._gates,
+                [order.intervention for order in orders],
+                from_last_prompt_token=[wish is not None and wish.first_token for wish in wishes],
+                keep=[1.0 if wish is None else wish.keep for wish in wishes],
+                seed=[0 if wish is None else wish.seed for wish in wishes],
+                prompt_columns=prompt_columns,
+                stop_tokens=self._stop_tokens,
+            )
+            yield stack.enter_context(steering)
 
     @cached_property
     def _stop_tokens(self) -> set[int]:
@@ -119,36 +167,45 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
                 raise ModelError(f"steering failed: {edited} tokens of an answer were edited, expected {expected}")
         self.steered_tokens += sum(steering.edited_tokens)
 
-    def _check_logits(
-        self, wishes: Sequence[Wish | None], rows: Sequence[Row], output: torch.Tensor, start: int, mask: torch.Tensor
-    ) -> None:
-        """Read prompt and first answer token again, steered and not: the logits must differ. Once for each wish."""
-        for index, (wish, row) in enumerate(zip(wishes, rows, strict=True)):
-            if wish is None or row is None or wish in self._proven or not len(row[0]):
-                continue
+    def _check_logits(self, orders: Sequence[_Order], output: torch.Tensor, start: int, mask: torch.Tensor) -> None:
+        """Read prompt and first answer token again, as a row was answered and without: the logits must differ.
+
+        An adapter is compared with the model alone, an intervention with what it was put on. Once for each.
+        """
+        for index, order in enumerate(orders):
             tokens = output[index : index + 1, : start + 1]
-            if int(tokens[0, -1]) in self._stop_tokens:
-                continue
             seen = torch.cat([mask[index : index + 1], mask.new_ones(1, 1)], dim=1)
-            with torch.inference_mode():
-                plain = self.model(input_ids=tokens, attention_mask=seen, use_cache=False).logits[0, -1]
-                with self._steered([wish], [row], prompt_columns=start):
-                    moved = self.model(input_ids=tokens, attention_mask=seen, use_cache=False).logits[0, -1]
-            if torch.equal(plain, moved):
-                raise ModelError(
-                    f"steering changed nothing: {wish.intervention} at strength {wish.strength:g} leaves the logits as "
-                    "they are; "
-                    "check that the intervention was fitted for this model"
-                )
-            self._proven.add(wish)
+            adapted, wish = _Order(None, None, order.adapter), order.wish
+            edits = order.intervention is not None and len(order.intervention[0]) > 0
+            if wish is not None and order.adapter is not None and adapted not in self._proven:
+                if torch.equal(self._logits(_Order(None), tokens, seen), self._logits(adapted, tokens, seen)):
+                    raise ModelError(
+                        f"the adapter changed nothing: {wish.adapter} at strength {wish.adapter_strength:g} leaves the "
+                        "logits as they are; check that its training changed it (its matrices B are zero before), and "
+                        "fit the method again"
+                    )
+                self._proven.add(adapted)
+            if wish is not None and edits and order not in self._proven and int(tokens[0, -1]) not in self._stop_tokens:
+                if torch.equal(self._logits(adapted, tokens, seen), self._logits(order, tokens, seen)):
+                    raise ModelError(
+                        f"steering changed nothing: {wish.intervention} at strength {wish.strength:g} leaves the "
+                        "logits as they are; check that the intervention was fitted for this model"
+                    )
+                self._proven.add(order)
+
+    def _logits(self, order: _Order, tokens: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """Logits [vocabulary] after a prompt and one answer token [1, tokens], read as one row is to be answered."""
+        with torch.inference_mode(), self._altered([order], prompt_columns=tokens.shape[1] - 1):
+            logits: torch.Tensor = self.model(input_ids=tokens, attention_mask=seen, use_cache=False).logits[0, -1]
+        return logits
 
 
 def _wish(request: Instance) -> Wish | None:
-    """What a request asks for besides its prompt, if it asks to be steered."""
+    """What a request asks for besides its prompt, if that changes its answer."""
     wish = Wish.parse(request.args[1].get("extra_args"))
     if wish is not None and (wish.shard is not None or wish.answer_from is not None):
         raise ConfigurationError(f"model type {STEERABLE!r} counts no activations: 'shard' is for vLLM's plug-in")
-    return wish if wish is not None and wish.intervention is not None else None
+    return wish if wish is not None and (wish.has_adapter or wish.intervention is not None) else None
 
 
 def _without_wish(request: Instance) -> Instance:

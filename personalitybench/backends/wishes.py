@@ -45,6 +45,11 @@ class Wish:
     shard: int | None = None
     answer_from: int | None = None
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter takes part in the answer; one at strength zero does not."""
+        return self.adapter is not None and self.adapter_strength != 0
+
     @classmethod
     def parse(cls, extra_args: Mapping[str, Any] | None) -> Self | None:
         """Read a request's wish; None if it has none.
