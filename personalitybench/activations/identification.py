@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int], None]
 """Is told (what, done, total) as the work goes on."""
 
+UNPROMPTED = "unprompted"
+"""In place of a pole, in a target such as ``openness:unprompted``: answers without a description."""
+
 T = TypeVar("T")
 
 

@@ -48,9 +48,7 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self._template = template
-        ends = getattr(model.generation_config, "eos_token_id", None)
-        found = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id}
-        self._stops = sorted(int(token) for token in found if token is not None)
+        self._stops = stop_tokens(model, tokenizer)
 
     def chat_prompt(self, turn: str) -> str:
         """See :meth:`IdentificationEngine.chat_prompt`."""
@@ -211,6 +209,13 @@ class TransformersEngine:
             if token in self._stops:
                 return tokens[: place + 1]
         return tokens
+
+
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer of a transformers model, in order."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    found = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id}
+    return sorted(int(token) for token in found if token is not None)
 
 
 @contextmanager

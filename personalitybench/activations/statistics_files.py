@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from personalitybench.activations.bins import Bins
+from personalitybench.activations.identification import UNPROMPTED
 from personalitybench.errors import StorageError
 from personalitybench.files import content_hash, read_json, sha256_file, write_json
 from personalitybench.traits import Target, trait
@@ -30,9 +31,6 @@ TokenRule = Literal["answer", "released-code"]
 
 CountedIn = Literal["reading", "decoding"]
 """Whether tokens were counted as finished answers were read, or as they were generated."""
-
-UNPROMPTED = "unprompted"
-"""In place of a pole, in a target such as ``openness:unprompted``: answers without a description."""
 
 FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"

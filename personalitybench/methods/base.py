@@ -81,6 +81,7 @@ methods: Registry[type[InductionMethod]] = Registry(
         "p2": "personalitybench.methods.p2:DescriptionPrompt",
         "few_shot": "personalitybench.methods.few_shot:FewShotPrompt",
         "npti": "personalitybench.methods.npti:NeuronSteering",
+        "lora": "personalitybench.methods.lora:LowRankAdapters",
         "combined": "personalitybench.methods.combined:CombinedMethods",
     },
 )

@@ -119,6 +119,7 @@ class CombinedMethods:
             for part in settings.parts
         ]
         self._own = [part.strength for part in settings.parts]
+        self._asked = settings.parts
         for part, method in zip(settings.parts, self.parts, strict=True):
             if part.strength is not None and not method.has_strength:
                 raise ConfigurationError(f"part {part.name!r} of method 'combined' has no strength: leave it out")
@@ -141,7 +142,8 @@ class CombinedMethods:
             PersonalityBenchError: A part cannot be fitted.
         """
         made: dict[str, Artifact] = {}
-        for method, part in zip(self.parts, self.settings.parts, strict=True):
+        # By what was asked for: settings that are shown may name a file by its hash alone.
+        for method, part in zip(self.parts, self._asked, strict=True):
             if method.needs and (artifact := context.fit_part(part.name, part.settings)) is not None:
                 made[part.name] = artifact
         if not made:

@@ -26,24 +26,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from personalitybench import prompts
 from personalitybench.activations.bins import Bins
 from personalitybench.activations.identification import (
     Counting,
     Decoding,
     IdentificationEngine,
     Report,
-    draw_questions,
 )
 from personalitybench.activations.statistics import GateStatistics, StatisticsSource, TokenRule
-from personalitybench.activations.statistics_files import UNPROMPTED, CountedIn
+from personalitybench.activations.statistics_files import CountedIn
 from personalitybench.backends.engines import open_engine
 from personalitybench.errors import ConfigurationError
 from personalitybench.files import JsonLines, Sheet, content_hash, locked, read_json, write_json
 from personalitybench.methods.fitting import FitContext, MethodContext
+from personalitybench.methods.identification_questions import Asked, ask
 from personalitybench.methods.identification_settings import IdentificationSettings, answers_identity
-from personalitybench.questions import Question
-from personalitybench.traits import Target
 
 STEPS = ("generate", "generate and count", "read")
 """What takes time in a run."""
@@ -77,21 +74,6 @@ class Reading:
 
 
 BINS: dict[str, Bins] = {"octaves": Bins.default(), "released-code": Bins.paper_code()}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """An identification question as it is asked.
-
-    Attributes:
-        question: The question.
-        description: Under which persona, or None.
-        turn: The user turn.
-    """
-
-    question: Question
-    description: str | None
-    turn: str
 
 
 class AnswerLines(JsonLines):
@@ -271,24 +253,8 @@ class Identification:
         return {step: round(own[step], 2) for step in STEPS if step in own}
 
     def _asked(self, run: str) -> list[Asked]:
-        """The questions of a run, in the order in which they are asked."""
         context = self.context
-        trait, _, condition = run.partition(":")
-        count = None if self.settings.questions == "all" else self.settings.questions
-        questions = draw_questions(context.source, trait, count, context.seed)
-        if condition == UNPROMPTED:
-            plain = context.wording.plain
-            return [Asked(one, None, prompts.fill(plain, question=one.question)) for one in questions]
-        target = Target.parse(run)
-        texts = context.source.descriptions[target]
-        template = context.wording.identify_as(target)
-        draw = MethodContext(context.wording, context.source, context.seed).draw
-        asked = []
-        for one in questions:
-            text = texts[draw("identify", len(texts), target, one.id)]
-            turn = prompts.fill(template, personality=text, question=one.question)
-            asked.append(Asked(one, text, turn))
-        return asked
+        return ask(self.settings, MethodContext(context.wording, context.source, context.seed), run)
 
     def _source(self, run: str) -> StatisticsSource:
         context = self.context

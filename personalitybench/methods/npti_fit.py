@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from personalitybench.activations.identification import UNPROMPTED
 from personalitybench.activations.interventions import Intervention
 from personalitybench.activations.neurons import NeuronSet, select_neurons
 from personalitybench.activations.statistics import GateStatistics
-from personalitybench.activations.statistics_files import UNPROMPTED, StatisticsSource
+from personalitybench.activations.statistics_files import StatisticsSource
 from personalitybench.backends.loading import quiet_libraries
 from personalitybench.costs import FitCost
 from personalitybench.errors import DataError

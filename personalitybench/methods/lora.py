@@ -1,0 +1,356 @@
+"""``lora``: supervised fine-tuning with low-rank adapters, which the paper calls the upper limit of what it compares.
+
+Its fit trains one adapter a target, on answers that the model itself wrote under descriptions of the target or on
+answers of one's own. The prompts of the training are the plain ones that are asked at evaluation (Table 11): what the
+persona text brought about, the adapter brings about without it. The strength is a factor of the adapter's scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from personalitybench import prompts
+from personalitybench.costs import FitPlan
+from personalitybench.errors import ConfigurationError, MissingDependencyError, StorageError
+from personalitybench.files import read_json
+from personalitybench.methods.base import MethodSettings
+from personalitybench.methods.fitting import Artifact, FitContext, MethodContext
+from personalitybench.methods.identification_questions import ask
+from personalitybench.methods.identification_settings import IdentificationSettings
+from personalitybench.methods.induction import Induction, Need
+from personalitybench.methods.lora_data import PREFIX, hash_of_file, read_answers
+from personalitybench.questions import Question
+from personalitybench.traits import TARGETS, Target
+
+MANIFEST = "lora.json"
+ALL_LINEAR = "all-linear"
+
+
+class LoraSettings(IdentificationSettings):
+    """Settings of ``lora``, besides those of identification. Rank, learning rate, its decay and batch are the paper's.
+
+    Attributes:
+        rank: Rank of an adapter's matrices (paper: 8).
+        alpha: An adapter's output is scaled by alpha / rank. The paper does not say; twice the rank is usual.
+        dropout: Share of an adapter's inputs that is dropped while it trains. The paper does not say; 0, since the
+            held-out loss tells when an adapter learns by heart, and runs of few steps rarely do.
+        target_modules: ``all-linear`` for all linear modules of attention and MLP (never the one that makes logits),
+            or their names. The paper does not say; adapting all is what comes nearest to training the whole model,
+            and an upper limit is what the method stands for.
+        learning_rate: Its peak (paper: 1e-4); a half cosine takes it to 0 at the last step.
+        warmup_steps: Steps in which the rate first rises. The paper does not say; none.
+        weight_decay: AdamW's. The paper does not say; none, as is usual for adapters.
+        epochs: How often an example is trained on. The paper does not say; after about three the held-out loss of
+            such answers falls little more.
+        train_batch_size: Examples of a step (paper: 8).
+        micro_batch_size: Examples at a time, where memory does not hold a whole batch; their gradients are summed, so
+            a step is the same but for rounding. None: all of them.
+        examples: Answers of each target, drawn by hash, held-out ones among them; ``all`` takes every one. The paper
+            does not say; as many as questions are asked.
+        held_out: Share of the questions whose answers are not trained on but measure the training; at least one.
+        max_length: Tokens of prompt and answer together; longer examples are left out and counted. Holds an answer
+            of 500 tokens with any question of the benchmark.
+        require_improvement: Fail, naming the target, where training did not lower the held-out loss.
+        data: File of JSON lines with ``target``, ``question``, ``answer`` to train on. None: the model's own answers
+            under descriptions of the target. Shown by its hash, on which the fit depends in place of the path.
+    """
+
+    used_after_fit: ClassVar[frozenset[str]] = frozenset({"require_improvement"})
+
+    rank: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    learning_rate: float = Field(default=1e-4, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    epochs: int = Field(default=3, ge=1)
+    train_batch_size: int = Field(default=8, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    examples: Annotated[int, Field(ge=2)] | Literal["all"] = 2000
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    max_length: int = Field(default=1024, ge=8)
+    require_improvement: bool = True
+    data: str | None = None
+
+    _content: str | None = PrivateAttr(default=None)
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """One name is a list of one; a list is kept sorted, each name once."""
+        if isinstance(value, str) and value != ALL_LINEAR:
+            value = [value]
+        if isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value):
+            return tuple(sorted(set(value)))
+        return value
+
+    @model_validator(mode="after")
+    def _hash_data(self) -> Self:
+        if self.data is not None:
+            self._content = self.data if self.data.startswith(PREFIX) else hash_of_file(self._path(self.data))
+        return self
+
+    @field_serializer("data")
+    def _show_data(self, value: str | None) -> str | None:
+        return value if value is None else self._content
+
+    @staticmethod
+    def _path(text: str) -> Path:
+        return Path(text).expanduser()
+
+    def own_answers(self) -> dict[Target, list[tuple[str, str]]]:
+        """Questions and answers of :attr:`data`.
+
+        Raises:
+            ConfigurationError: Only its hash is known.
+            DataError: The file was changed, or a line is wrong.
+        """
+        if self.data is None or self._content is None:
+            raise ConfigurationError("setting 'data' of method 'lora' names no file")
+        if self.data.startswith(PREFIX):
+            raise ConfigurationError(
+                f"setting 'data' of method 'lora' is the hash {self.data}: to fit, name the file that has it"
+            )
+        return read_answers(self._path(self.data), self._content)
+
+    def for_fit(self) -> dict[str, Any]:
+        """The settings that a fit depends on; with answers of one's own nothing is identified."""
+        chosen = super().for_fit()
+        if self.data is not None:
+            for name in IdentificationSettings.model_fields:
+                chosen.pop(name)
+        return chosen
+
+
+class TargetRecord(BaseModel):
+    """What became of a target.
+
+    Attributes:
+        examples: Answers that were trained on.
+        held_out_examples: Answers that were held out.
+        empty: Answers that were left out because they say nothing.
+        too_long: Answers that were left out because they are longer than ``max_length`` with their prompts.
+        tokens: Tokens of the prompts and answers that were trained on, each once.
+        parameters: Parameters of the adapter.
+        loss_before: Mean held-out loss of an answer's token before training, in nats.
+        loss_after: The same after it.
+        sha256: Content hash of the adapter's folder.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    examples: int
+    held_out_examples: int
+    empty: int
+    too_long: int
+    tokens: int
+    parameters: int
+    loss_before: float
+    loss_after: float
+    sha256: str
+
+
+class LoraManifest(BaseModel):
+    """``lora.json``: what an artifact was made from and what came of it. Equal fits have equal manifests.
+
+    Attributes:
+        format: Name and version of the format.
+        model: Name and revision of the weights, engine, and how it loaded them.
+        data: Source and revision of the questions and descriptions.
+        wording: Name and hash of the templates.
+        seed: Seed of all that was drawn.
+        settings: Those that the fit depends on.
+        target_modules: Modules that have an adapter, by the last parts of their names.
+        targets: What became of each.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["personalitybench-lora/1"] = "personalitybench-lora/1"
+    model: dict[str, Any]
+    data: dict[str, str]
+    wording: dict[str, str]
+    seed: int
+    settings: dict[str, Any]
+    target_modules: tuple[str, ...]
+    targets: dict[str, TargetRecord]
+
+    @classmethod
+    def read(cls, artifact: Path) -> LoraManifest:
+        """Read the manifest of an artifact.
+
+        Raises:
+            StorageError: The folder holds no finished fit of this method.
+        """
+        path = artifact / MANIFEST
+        if not path.is_file():
+            raise StorageError(f"{artifact} holds no finished fit of lora ({MANIFEST} is missing): fit again")
+        try:
+            return cls.model_validate(read_json(path))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise StorageError(f"{path} describes no fit of lora ({place}: {first['msg']}): fit again") from error
+
+
+class LowRankAdapters:
+    """Ask the plain question (Table 11) of a model with the target's adapter."""
+
+    summary: ClassVar[str] = "LoRA: adapters trained on answers written under descriptions of the target"
+    version: ClassVar[str] = "1"
+    needs: ClassVar[frozenset[Need]] = frozenset({"adapter"})
+    has_strength: ClassVar[bool] = True
+    Settings: ClassVar[type[MethodSettings]] = LoraSettings
+    check_settings: ClassVar[Mapping[str, Any]] = {
+        "questions": 4,
+        "max_tokens": 4,
+        "batch_size": 4,
+        "rank": 2,
+        "epochs": 1,
+        "learning_rate": 0.01,
+        "require_improvement": False,
+    }
+
+    def __init__(self, settings: LoraSettings, context: MethodContext) -> None:
+        self.context = context
+        self._fitted = None if context.artifact is None else LoraManifest.read(context.artifact.folder)
+        self.settings: LoraSettings = settings if self._fitted is None else _as_fitted(settings, self._fitted)
+        self._whole: set[Target] = set()
+
+    def fit(self, context: FitContext) -> Artifact | None:
+        """Train an adapter for each target; goes on where an interrupted fit stopped.
+
+        Raises:
+            MissingDependencyError: torch, transformers or peft (or vLLM) is not installed.
+            ModelError: The model has no chat template, or training did not lower a target's held-out loss.
+            ConfigurationError: The model has none of the modules that are to get an adapter.
+            DataError: There is too little to train on, or the file of one's own answers is wrong.
+        """
+        try:
+            from personalitybench.methods import lora_fit  # noqa: PLC0415 (needs torch and peft)
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"lora needs torch and peft ({error}): pip install 'personalitybench[hf]'"
+            ) from error
+        lora_fit.fit(self.settings, context)
+        return Artifact.open(context.folder)
+
+    def plan_fit(self, count: Callable[[str], int]) -> FitPlan:
+        """What a fit would take at most: every answer as long as it may be. What an adapter weighs is not known yet."""
+        settings, plain = self.settings, self.context.wording.plain
+
+        def turn(question: str) -> int:
+            return count(prompts.fill(plain, question=question))
+
+        if settings.data is not None:
+            own = settings.own_answers()
+            lengths = {str(target): [turn(q) + count(a) for q, a in own[target]] for target in own}
+            return FitPlan(trained_tokens=settings.epochs * sum(self._trained(some) for some in lengths.values()))
+        requests = prompt_tokens = trained = 0
+        for target in TARGETS:
+            asked = ask(settings, self.context, str(target))
+            requests += len(asked)
+            prompt_tokens += sum(count(one.turn) for one in asked)
+            trained += self._trained([turn(one.question.question) + settings.max_tokens for one in asked])
+        return FitPlan(
+            requests=requests,
+            prompt_tokens=prompt_tokens,
+            new_tokens=requests * settings.max_tokens,
+            trained_tokens=settings.epochs * trained,
+        )
+
+    def _trained(self, lengths: list[int]) -> int:
+        """Tokens of an epoch, if the longest answers are drawn and the shortest are held out."""
+        most = len(lengths) if self.settings.examples == "all" else self.settings.examples
+        drawn = sorted(lengths, reverse=True)[:most]
+        return sum(drawn[: len(drawn) - int(self.settings.held_out * len(drawn))])
+
+    def describe_fit(self, artifact: Artifact) -> list[dict[str, Any]]:
+        """One row for each target: what was trained on, and the held-out loss before and after."""
+        manifest = LoraManifest.read(artifact.folder)
+        seconds = artifact.provenance.get("seconds", {})
+        return [
+            {
+                "target": target,
+                "examples": f"{found.examples:,}",
+                "held out": f"{found.held_out_examples:,}",
+                "tokens": f"{found.tokens:,}",
+                "loss before": f"{found.loss_before:.3f}",
+                "after": f"{found.loss_after:.3f}",
+                "train s": f"{seconds.get(target, {}).get('train', 0.0):.1f}",
+            }
+            for target, found in manifest.targets.items()
+        ]
+
+    def induce(self, target: Target, strength: float | None, question: Question) -> Induction:  # noqa: ARG002
+        """Ask plainly, with the target's adapter at the strength; None is as it was trained.
+
+        Raises:
+            ConfigurationError: There is no adapter for this model or this target, or training it did not help.
+            StorageError: The adapter was altered.
+        """
+        if self.context.artifact is None or self._fitted is None:
+            raise ConfigurationError(
+                "method 'lora' has no adapters for this model: run 'personalitybench fit lora --model ...', or the "
+                "stage 'fit' of its suite"
+            )
+        artifact = self.context.artifact.folder
+        found = self._fitted.targets.get(str(target))
+        if found is None:
+            there = ", ".join(self._fitted.targets) or "none at all"
+            raise ConfigurationError(
+                f"artifact {artifact} has no adapter for {target} (it has {there}): fit with data that has it, or "
+                "name other targets"
+            )
+        if self.settings.require_improvement and found.loss_after >= found.loss_before:
+            raise ConfigurationError(not_improved(str(target), found.loss_before, found.loss_after))
+        folder = adapter_folder(artifact, target)
+        if target not in self._whole:
+            if not folder.is_dir() or Artifact.open(folder).sha256 != found.sha256:
+                raise StorageError(f"the adapter in {folder} is missing, truncated or altered: fit again")
+            self._whole.add(target)
+        return Induction("lora", target, strength, self.context.wording.plain, adapter=str(folder))
+
+
+def not_improved(target: str, before: float, after: float) -> str:
+    """What is said where training did not lower a held-out loss."""
+    return (
+        f"training did not lower the held-out loss of {target} ({before:.4f} before, {after:.4f} after): set fewer "
+        "epochs, a lower learning_rate or more examples, or 'require_improvement: false' to use it all the same"
+    )
+
+
+def adapter_folder(artifact: Path, target: Target) -> Path:
+    """Where an artifact keeps the adapter of a target."""
+    return artifact / f"{target.trait}-{target.pole}"
+
+
+def _as_fitted(settings: LoraSettings, fitted: LoraManifest) -> LoraSettings:
+    """Settings that are true of an artifact: those of its fit, and what the user says about using it.
+
+    Raises:
+        ConfigurationError: The user set something else than the fit had.
+    """
+    given = settings.model_dump(mode="json", include=settings.model_fields_set)
+    for name in sorted(given.keys() & fitted.settings.keys()):
+        if given[name] != fitted.settings[name]:
+            raise ConfigurationError(
+                f"setting {name!r} of method 'lora' is {given[name]!r}, but the artifact was fitted with "
+                f"{fitted.settings[name]!r}: leave the setting out, or fit with it"
+            )
+    used = {name: given[name] for name in given.keys() & settings.used_after_fit}
+    return LoraSettings.model_validate({**fitted.settings, **used})

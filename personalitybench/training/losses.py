@@ -1,0 +1,106 @@
+"""The loss of answers: prompts are read and carry none, and logits are computed for the answers' positions alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from personalitybench.training.examples import Example
+
+IGNORED = -100
+"""Label of a position without loss, as torch has it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples as tensors, padded on the left so that all answers end in the last column.
+
+    Attributes:
+        ids: Tokens, int64 [rows, columns].
+        mask: 1 where there is a token, int64 [rows, columns].
+        labels: Tokens of the answers, int64 [rows, the longest answer]; :data:`IGNORED` elsewhere.
+        tokens: Tokens of all answers.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    tokens: int
+
+
+def collate(examples: Sequence[Example], pad: int, device: Any) -> Batch:
+    """Lay examples side by side.
+
+    Args:
+        examples: At least one.
+        pad: Token of the padding; which one does not matter.
+        device: Where the tensors go.
+    """
+    width = max(map(len, examples))
+    longest = max(len(example.answer) for example in examples)
+    ids = torch.full((len(examples), width), pad, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    labels = torch.full((len(examples), longest), IGNORED, dtype=torch.int64)
+    for row, example in enumerate(examples):
+        ids[row, width - len(example) :] = torch.tensor(example.prompt + example.answer)
+        mask[row, width - len(example) :] = 1
+        labels[row, longest - len(example.answer) :] = torch.tensor(example.answer)
+    tokens = sum(len(example.answer) for example in examples)
+    return Batch(ids.to(device), mask.to(device), labels.to(device), tokens)
+
+
+def answer_loss(model: Any, batch: Batch) -> Tensor:
+    """Sum of the losses of all answer tokens in a batch, in nats; a scalar, float32.
+
+    Args:
+        model: A causal language model of transformers, with adapters in it or not.
+        batch: The examples.
+    """
+    places = {}
+    if "position_ids" in inspect.signature(model.forward).parameters:  # counted as when an answer is generated
+        places["position_ids"] = (batch.mask.cumsum(dim=1) - 1).clamp(min=0)
+    # The last token of an answer predicts nothing, the last of its prompt predicts the first.
+    kept = batch.labels.shape[1] + 1
+    logits = model(
+        input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=kept, **places
+    ).logits[:, -kept:-1]
+    counted = batch.labels != IGNORED
+    return functional.cross_entropy(logits[counted].float(), batch.labels[counted], reduction="sum")
+
+
+def mean_loss(model: Any, examples: Sequence[Example], size: int, pad: int) -> float:
+    """Mean loss of an answer's token over examples, in nats, without gradients.
+
+    Args:
+        model: As for :func:`answer_loss`.
+        examples: At least one.
+        size: Examples at a time.
+        pad: Token of the padding.
+    """
+    total, tokens = 0.0, 0
+    with torch.no_grad(), mixed_precision(model):
+        for part in chunks(examples, size):
+            batch = collate(part, pad, model.device)
+            total += float(answer_loss(model, batch))
+            tokens += batch.tokens
+    return total / tokens
+
+
+def chunks(examples: Sequence[Example], size: int) -> Iterator[Sequence[Example]]:
+    """Cut examples into runs of ``size``, those of a length together, the longest first: little padding."""
+    ordered = sorted(examples, key=lambda example: (-len(example), example.id))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
+
+
+def mixed_precision(model: Any) -> AbstractContextManager[Any]:
+    """Compute in bfloat16 where the model's own weights are bfloat16; its adapters stay in float32."""
+    enabled = model.dtype == torch.bfloat16
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=enabled)
