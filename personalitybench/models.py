@@ -121,6 +121,8 @@ def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
         if name == DEMO_MODEL.hub_id:
             logger.warning("the hub is not reachable: using %s from its package (%s)", name, DEMO_MODEL.note)
             return _packaged(DEMO_MODEL)
+        if is_dry():
+            raise ModelError(f"model {name!r} is neither a folder nor in the hub's cache: a run fetches it")
         raise ModelError(
             f"model {name!r} is neither a folder nor to be had from the hub: check the name and the network, "
             "set HF_TOKEN if it is gated, or name a local folder"

@@ -316,7 +316,7 @@ def _notes(
         if model.missing:
             known = same_wording and can_name(folders, model)
             rest = "" if known else "; answers and fits of it are not looked for, all counts as to do"
-            notes.append(f"model {model.spec.name} is not on this machine ({model.missing}){rest}")
+            notes.append(f"{model.missing}{rest}")
         if not model.counts_exactly:
             notes.append(
                 f"prompt tokens of {model.spec.name} are guessed without its tokenizer: one for every three bytes, "
@@ -324,7 +324,7 @@ def _notes(
             )
     if missing:
         notes.append(
-            f"{' and '.join(sorted(missing))} are not on this machine: their number is the paper's, their length "
+            f"not on this machine: official {', '.join(sorted(missing))}. Their number is the paper's, their length "
             f"the usual one; {HOW_TO_GET}"
         )
     if not same_wording:
@@ -341,5 +341,7 @@ def _notes(
     if any(judge.estimates is None for judge in judges):
         notes.append("the paper's rubric is not on this machine: what its judge costs is not known before it is")
     if any(judge.ratings for judge in judges):
-        notes.append(f"an answer is rated {RATINGS} times, and taken to be as long as it may be")
+        notes.append(
+            f"each answer is rated {RATINGS} times; one that is not there yet is taken to be as long as it may be"
+        )
     return notes

@@ -33,8 +33,10 @@ IDENTIFY = 36_000
 DESCRIPTIONS = 80
 BYTES: Mapping[str, int] = {"evaluate": 197, "identify": 273, "description": 404}
 
+_CALLED: Mapping[Split, str] = {"evaluate": "evaluation questions", "identify": "identification questions"}
+
 HOW_TO_GET = (
-    "a run downloads it; to plan with the real lengths name a local copy with --data-dir or PERSONALITYBENCH_DATA"
+    "a run downloads them; to plan with the real lengths name a local copy with --data-dir or PERSONALITYBENCH_DATA"
 )
 
 
@@ -66,7 +68,7 @@ class PlanningSource(QuestionSource):
         except NotHereError:
             if self.name != OfficialSource.name:
                 raise
-            self.missing.add(f"the {split} questions")
+            self.missing.add(_CALLED[split])
         names = TRAIT_NAMES if trait_name is None else (trait(trait_name).name,)
         return as_table(
             [one for name in names for one in _stand_ins(split, name) if half in ("all", one.half)],
@@ -80,7 +82,7 @@ class PlanningSource(QuestionSource):
         except NotHereError:
             if self.name != OfficialSource.name:
                 raise
-            self.missing.add("the descriptions")
+            self.missing.add("descriptions")
         return {target: [text_of(BYTES["description"])] * DESCRIPTIONS for target in TARGETS}
 
 

@@ -39,11 +39,13 @@ class PlannedJudge:
 class _ToRate:
     """What judges would be asked after all answers are written."""
 
-    def __init__(self, tuned: Sequence[PlannedCall], reported: Sequence[PlannedCall], *, floors: bool) -> None:
+    def __init__(
+        self, tuned: Sequence[PlannedCall], reported: Sequence[PlannedCall], *, choosing: str, floors: bool
+    ) -> None:
         self.tuned = tuned
         self.reported = reported
+        self.choosing = choosing
         self.floors = floors
-        self.choosing = ""
         self.there = 0
 
     def to_rate(self, judge: str) -> Iterator[RatingRequest]:
@@ -93,14 +95,13 @@ def plan_judges(
     """Plan what judges would be asked.
 
     Args:
-        judges: The suite's; the first chooses strengths.
+        judges: The suite's, or none; the first chooses strengths.
         tuned: Calls of the dev half.
         reported: Calls of the board.
         floors: Whether they rate what floors are made of, too.
         batch: Whether they are asked in batches, those that can.
     """
-    to_rate = _ToRate(tuned, reported, floors=floors)
-    to_rate.choosing = judges[0]
+    to_rate = _ToRate(tuned, reported, choosing=judges[0] if judges else "", floors=floors)
     found = []
     for judge in judges:
         try:
