@@ -105,6 +105,8 @@ def run(
     `choose_on: dev`); `generate` asks the questions; `judge` rates the answers; `score` makes the board.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own progress says it all
+    if not dry_run and (throughput is not None or as_json):
+        raise ConfigurationError("--throughput and --json belong to --dry-run: add it, or leave them out")
     from personalitybench.runs.command import plan_suite, run_suite  # noqa: PLC0415
 
     if dry_run:
@@ -113,8 +115,6 @@ def run(
             throughput=throughput, as_json=as_json,
         )  # fmt: skip
         return
-    if throughput is not None or as_json:
-        raise ConfigurationError("--throughput and --json belong to --dry-run: add it, or leave them out")
     with resumable():
         run_suite(suite, output, stage or [], _console(), data_dir=data_dir, budget=budget, batch=batch)
 

@@ -17,12 +17,12 @@ from personalitybench.dry import dry_run
 from personalitybench.runs.call_folders import CallFolders
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.plan_calls import PlannedCall, can_name, plan_calls
-from personalitybench.runs.plan_data import HOW_TO_GET, planning_source, planning_wording
+from personalitybench.runs.plan_data import planning_source, planning_wording
 from personalitybench.runs.plan_fits import FitState, PlannedFit, plan_fits
 from personalitybench.runs.plan_judges import PlannedJudge, plan_judges
 from personalitybench.runs.plan_models import PlannedModel
+from personalitybench.runs.plan_notes import plan_notes
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.rating import RATINGS
 from personalitybench.runs.spending import set_budget
 from personalitybench.runs.stages import STAGES, Run
 from personalitybench.runs.suite import Suite
@@ -173,7 +173,7 @@ def make_plan(
             judges=[line for judge in judges for line in _judge(judge)],
             models=[_model(model, asked, fits, stated[key]) for key, model in models.items()],
             disk=_disk(asked, fits, judges, models.values()),
-            notes=_notes(folders, models.values(), fits, judges, source.missing, same_wording=same_wording),
+            notes=plan_notes(folders, models.values(), fits, judges, source.missing, same_wording=same_wording),
         )
 
 
@@ -300,48 +300,3 @@ def _disk(
             model.spec.name for model in models if model.spec.backend in LOCAL_BACKENDS and model.weights is None
         ],
     )
-
-
-def _notes(
-    folders: CallFolders,
-    models: Collection[PlannedModel],
-    fits: Sequence[PlannedFit],
-    judges: Sequence[PlannedJudge],
-    missing: Collection[str],
-    *,
-    same_wording: bool,
-) -> list[str]:
-    notes = []
-    for model in models:
-        if model.missing:
-            known = same_wording and can_name(folders, model)
-            rest = "" if known else "; answers and fits of it are not looked for, all counts as to do"
-            notes.append(f"{model.missing}{rest}")
-        if not model.counts_exactly:
-            notes.append(
-                f"prompt tokens of {model.spec.name} are guessed without its tokenizer: one for every three bytes, "
-                "1.3 to 1.6 times too many for English"
-            )
-    if missing:
-        notes.append(
-            f"not on this machine: official {', '.join(sorted(missing))}. Their number is the paper's, their length "
-            f"the usual one; {HOW_TO_GET}"
-        )
-    if not same_wording:
-        notes.append(
-            "the official wording is not on this machine: prompts are as long as in the project's; answers and fits "
-            "are not looked for, all counts as to do"
-        )
-    if sum(fit.due and fit.plan is not None and fit.plan.requests > 0 for fit in fits) > 1:
-        notes.append("identification answers that fits share are counted in each, and asked once")
-    if any(fit.due and fit.plan is None for fit in fits):
-        notes.append("what fits take whose methods do not say it is in no figure")
-    if any(judge.estimates is not None and all(one.estimate is None for one in judge.estimates) for judge in judges):
-        notes.append("judges that run on this machine cost nothing; their time is not in the hours")
-    if any(judge.estimates is None for judge in judges):
-        notes.append("the paper's rubric is not on this machine: what its judge costs is not known before it is")
-    if any(judge.ratings for judge in judges):
-        notes.append(
-            f"each answer is rated {RATINGS} times; one that is not there yet is taken to be as long as it may be"
-        )
-    return notes
