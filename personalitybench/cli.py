@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from personalitybench import __version__
+from personalitybench.artifacts.commands import artifacts_app
 from personalitybench.errors import ConfigurationError, PersonalityBenchError
 from personalitybench.interrupts import resumable
 from personalitybench.neurons.commands import neurons_app
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 boards_app = typer.Typer(no_args_is_help=True, help="Make, check and show leaderboards.", rich_markup_mode="markdown")
 app.add_typer(boards_app, name="leaderboard")
+app.add_typer(artifacts_app, name="artifacts")
 app.add_typer(judges_app, name="judges")
 app.add_typer(neurons_app, name="neurons")
 

@@ -1,4 +1,7 @@
-"""What a fit costs: what it took, kept beside the artifact and shown on boards, and what it would take, for a plan."""
+"""What a fit costs: what it took, kept beside the artifact and shown on boards, and what it would take, for a plan.
+
+The words for a cost are here, too, so that a page, a table and a terminal say the same.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class FitPlan:
         new_tokens: Tokens of the answers, if each is as long as it may be.
         read_tokens: Tokens of prompts and answers that are read again, to count activations.
         trained_tokens: Tokens that training steps read, over all epochs.
-        bytes: Size of what is left on disk, besides the answers.
+        bytes: Size of what is left on disk, besides the answers. Where this and the next are 0 it is not known.
         bytes_per_neuron: The same for each neuron of the model's gated MLPs, all layers together: a method does not
             know how many there are before it runs.
     """
@@ -51,3 +54,39 @@ class FitPlan:
     trained_tokens: int = 0
     bytes: int = 0
     bytes_per_neuron: int = 0
+
+
+def cost_cells(cost: FitCost) -> dict[str, str]:
+    """A cost as cells of a table, by the heads of their columns; only what is not zero."""
+    counts = {
+        "tokens written": cost.generated_tokens,
+        "tokens trained on": cost.trained_tokens,
+        "parameters trained": cost.parameters,
+        "neurons": cost.neurons,
+    }
+    cells = {"time": describe_seconds(cost.seconds)} if cost.seconds else {}
+    cells |= {name: f"{count:,}" for name, count in counts.items() if count}
+    return cells | ({"size": describe_bytes(cost.bytes)} if cost.bytes else {})
+
+
+def describe_cost(cost: FitCost) -> str:
+    """A cost in a line: ``158 s, 25,000 tokens written, 24,321 neurons, 1.2 MB``; empty where all is zero."""
+    bare = ("time", "size")  # they say their unit themselves
+    return ", ".join(cell if name in bare else f"{cell} {name}" for name, cell in cost_cells(cost).items())
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration: ``4.2 s``, ``158 s``, ``27 min``, ``3 h 05 min``."""
+    if seconds < 600:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+
+
+def describe_bytes(count: float) -> str:
+    """A size in decimal units: ``312 B``, ``1.2 MB``, ``7.3 GB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"

@@ -1,7 +1,8 @@
-"""Reports as people read them: the environment of the static pages, rows of Markdown tables, three files a report."""
+"""Reports as people read them: the environment of the static pages, the look of plots, Markdown tables, three files."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,28 @@ def page_template(file: str, /, **filters: Callable[..., Any]) -> Template:
     )
     environment.filters.update(filters)
     return environment.get_template(file)
+
+
+INK, SOFT, LINE = "var(--ink)", "var(--soft)", "var(--line)"
+"""Colours of ``leaderboards/style.css``, which a browser resolves inside an inline SVG: one drawing, light and dark."""
+
+
+def chart_svg(chart: Any) -> str:
+    """Draw an Altair chart as an SVG element in the pages' fonts and colours; nothing is fetched to view it."""
+    styled = (
+        # A browser's font may be wider than the one that is measured with: room for it on the left, and no cuts.
+        chart.configure(background="transparent", font="system-ui, sans-serif", padding={"left": 24, "right": 24})
+        .configure_view(stroke=None)
+        .configure_axis(
+            labelColor=SOFT, titleColor=SOFT, titleFontWeight="normal", domainColor=LINE, tickColor=LINE,
+            gridColor=LINE, labelFontSize=11, titleFontSize=11, labelLimit=0,
+        )
+        .configure_axisX(grid=False)
+        .configure_header(labelColor=INK, labelFontSize=12, labelFontWeight="bold")
+    )  # fmt: skip
+    text = io.StringIO()
+    styled.save(text, format="svg")
+    return text.getvalue()
 
 
 def markdown_head(names: Sequence[str]) -> list[str]:

@@ -142,7 +142,20 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "fit", "doctor", "tasks", "methods", "judges", "model", "install-tasks", "leaderboard", "neurons"]
+    "name",
+    [
+        "run",
+        "fit",
+        "doctor",
+        "tasks",
+        "methods",
+        "judges",
+        "model",
+        "install-tasks",
+        "leaderboard",
+        "neurons",
+        "artifacts",
+    ],
 )
 def test_every_command_has_help(command: Command, name: str) -> None:
     done = command(name, "--help")

@@ -6,20 +6,23 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from rich.console import Console
 
+from personalitybench.costs import FitCost
 from personalitybench.errors import ConfigurationError, DataError
 from personalitybench.judging import Rating, Unrated, Verdict
 from personalitybench.leaderboard import plots
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import pick_examples
-from personalitybench.leaderboard.lm_eval_results import read_cells
+from personalitybench.leaderboard.fit_costs import fit_costs
+from personalitybench.leaderboard.lm_eval_results import read_cells, read_tasks
 from personalitybench.leaderboard.render import read_board, to_html, to_markdown, write_board
 from personalitybench.leaderboard.schema import Leaderboard, Provenance, Sweep
 from personalitybench.leaderboard.summary import board_table
@@ -261,6 +264,87 @@ def test_the_page_with_a_sweep_and_answers(sweep: Sweep, monkeypatch: pytest.Mon
     assert "<svg" not in without
     assert "pip install &#39;personalitybench[plots]&#39;" in without
     assert "4.50*" in without, "the figures are there all the same"
+
+
+def fitted_board(*costs: FitCost | None, models: Sequence[str] = ("m",), **settings: Sequence[Any]) -> Leaderboard:
+    """A board with a row for each cost and model; the fits differ in settings."""
+    cells = [
+        replace(cell("openness:high", ratings(3.0, 4.0), method="none"), model={"name": models[0], "revision": "1"})
+    ]
+    for model in models:
+        for place, cost in enumerate(costs):
+            chosen = {name: values[place] for name, values in settings.items()}
+            artifact = f"{model}{place}" if settings else f"{model}a"
+            method = {"name": "<b>fit", "version": "1", "settings": chosen, "strength": 1.0 + place}
+            method |= {"strength_protocol": "paper", "artifact": artifact}
+            one = cell("openness:high", ratings(3.0, 4.0))
+            made = Provenance(backend="hf", fit=cost)
+            record = {"name": model, "revision": "1"}
+            cells.append(replace(one, model=record, settings=one.settings | {"method": method}, provenance=made))
+    return build_board("b", cells)
+
+
+def test_what_the_fits_took(capsys: pytest.CaptureFixture[str]) -> None:
+    """One wording on the page, in Markdown and on a terminal; rows of one fit are one line."""
+    cost = FitCost(seconds=158.2, generated_tokens=25_012, neurons=24_321, bytes=1_234_567)
+    board = fitted_board(cost, cost)
+    assert fit_costs(board) == {"<b>fit": cost}
+    markdown = to_markdown(board).splitlines()
+    head = markdown.index("| fit | time | tokens written | neurons | size |")
+    assert markdown[head + 2] == "| <b>fit | 158 s | 25,012 | 24,321 | 1.2 MB |"
+    page = to_html(board)
+    assert "<h2>What the fits took</h2>" in page
+    assert "<tr><td>&lt;b&gt;fit</td><td>158 s</td><td>25,012</td><td>24,321</td><td>1.2 MB</td></tr>" in page
+    assert page.count("<dd>158 s, 25,012 tokens written, 24,321 neurons, 1.2 MB</dd>") == 2, "in each row's provenance"
+    Console(width=80).print(board_table(board))
+    below = " ".join(capsys.readouterr().out.split())
+    assert " fit of <b>fit: 158 s, 25,012 tokens written, 24,321 neurons, 1.2 MB Average and traits" in below
+    assert Leaderboard.model_validate_json(board.model_dump_json()) == board
+
+
+def test_fits_are_told_apart_by_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    small, large = FitCost(seconds=1.0), FitCost(seconds=2.0, trained_tokens=9)
+    board = fitted_board(small, large, rank=(8, 16), alpha=(32, 32))
+    assert fit_costs(board) == {"<b>fit (rank=8)": small, "<b>fit (rank=16)": large}
+    assert "| <b>fit (rank=8) | 1.0 s | – |" in to_markdown(board).splitlines()
+    of_two = fitted_board(small, models=("m", "[n]"))
+    assert set(fit_costs(of_two)) == {"<b>fit for m", "<b>fit for [n]"}
+    assert r"fit of <b>fit for \[n]: 1.0 s" in str(board_table(of_two).caption)
+    seeds = fitted_board(small, large, rank=(8, 8))
+    assert [label.partition(",")[0] for label in fit_costs(seeds)] == ["<b>fit", "<b>fit"]
+    assert len(fit_costs(seeds)) == 2
+
+
+@pytest.mark.parametrize("cost", [None, FitCost()])
+def test_rows_without_a_cost_say_nothing_of_one(cost: FitCost | None) -> None:
+    board = fitted_board(cost)
+    assert fit_costs(board) == {}
+    assert "took" not in to_markdown(board) + to_html(board) + str(board_table(board).caption)
+    assert "<dt>fit</dt>" not in to_html(board)
+
+
+def test_a_cost_comes_with_results_of_lm_eval(tmp_path: Path) -> None:
+    """As the task leaves it in the results' configuration; results of before have none."""
+    for name, record in (("with", {"fit": {"seconds": 3.0, "neurons": 5}}), ("without", {})):
+        about = {
+            "identity": {"method": {"name": "npti", "version": "1"}, "data": {"source": "sample", "split": "evaluate"}},
+            "target": "openness:high",
+            "judges": [],
+            "versions": {},
+            **record,
+        }
+        folder = tmp_path / name
+        folder.mkdir()
+        results = {
+            "configs": {"t": {"metadata": {"personalitybench": about}}},
+            "config": {"model": "hf", "model_args": {"pretrained": "m"}, "batch_size": 1},
+        }
+        (folder / "results_1.json").write_text(json.dumps(results))
+        (folder / "samples_t_1.jsonl").write_text("")
+    (with_cost,) = read_tasks(tmp_path / "with")
+    assert with_cost.provenance.fit == FitCost(seconds=3.0, neurons=5)
+    (without,) = read_tasks(tmp_path / "without")
+    assert without.provenance.fit is None
 
 
 def test_official_questions_and_answers_are_not_shown() -> None:

@@ -6,7 +6,8 @@
     <cache>/fits/<method>-<hash>/sessions.jsonl  seconds of every session that ended other than by a kill
     <cache>/fits/<method>-<hash>/work/          what the method keeps for itself, to go on after a kill
     <cache>/fits/<method>-<hash>/artifact/      what the fit leaves
-    <cache>/fits/<method>-<hash>/fitted.json    hash of the artifact; written last: the fit is complete
+    <cache>/fits/<method>-<hash>/fitted.json    hash of the artifact; written last: the fit is complete. Its time is
+                                                that of the last use
     <cache>/identifications/<hash>/             answers and statistics that fits share
 
 The hash is that of the identity. A fit depends on the model, how it is loaded and by which engine, the method's
@@ -15,10 +16,11 @@ settings that matter to it, data, wording and seed; not on targets or strengths.
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,14 @@ from personalitybench.files import JsonLines, cache_folder, content_hash, locked
 from personalitybench.methods import Artifact, FitContext, InductionMethod, create_method
 from personalitybench.methods.fitting import PROVENANCE, fit_identity
 from personalitybench.versions import package_versions
+
+FIT = "fit.json"
+FITTED = "fitted.json"
+
+
+def fit_label(identity: Mapping[str, Any]) -> str:
+    """Method and hash, as the folder of a fit with this identity is named."""
+    return f"{identity['method']['name'].replace('/', '_')}-{content_hash(identity)[:12]}"
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,16 @@ class Fit:
     @property
     def label(self) -> str:
         """Method and hash, as files and folders are named."""
-        return f"{self.name.replace('/', '_')}-{content_hash(self.identity)[:12]}"
+        return fit_label(self.identity)
 
     @property
     def folder(self) -> Path:
         """Where it lies, or will."""
         return cache_folder("fits") / self.label
+
+    @property
+    def _again(self) -> str:
+        return f"run 'personalitybench artifacts prune {self.label}', then fit again"
 
     def note(self, folder: Path, artifact: Artifact) -> None:
         """Note in a run's folder which artifact the run uses, once.
@@ -95,17 +109,18 @@ class Fit:
             StorageError: It was altered since, or is not whole.
         """
         folder = self.folder
-        complete = folder / "fitted.json"
+        complete = folder / FITTED
         if not complete.is_file():
             return None
         if not (folder / "artifact").is_dir():
-            raise StorageError(f"{folder / 'artifact'} is missing although the fit was complete: delete {folder}")
+            raise StorageError(f"{folder / 'artifact'} is missing although the fit was complete: {self._again}")
         found = Artifact.open(folder / "artifact")
         if found.sha256 != read_json(complete).get("sha256"):
             raise StorageError(
-                f"the artifact in {folder} was truncated or altered since it was fitted (content hash): delete the "
-                "folder and fit again"
+                f"the artifact in {folder} was truncated or altered since it was fitted (content hash): {self._again}"
             )
+        with suppress(OSError):  # a cache that may only be read cannot keep when it was used
+            os.utime(complete)
         return found
 
     def make(
@@ -129,8 +144,8 @@ class Fit:
             found = self.artifact()
             if found is not None:
                 return found
-            if not (folder / "fit.json").is_file():
-                write_json(folder / "fit.json", self.identity)
+            if not (folder / FIT).is_file():
+                write_json(folder / FIT, self.identity)
 
             def fit_part(name: str, settings: Mapping[str, Any]) -> Artifact | None:
                 part = Fit(name, create_method(name, settings, drawn), self.model, self.backend, self.model_args)
@@ -158,7 +173,7 @@ class Fit:
                 shutil.rmtree(folder, ignore_errors=True)
             else:
                 self._record_cost(made)
-                write_json(folder / "fitted.json", {"sha256": made.sha256})
+                write_json(folder / FITTED, {"sha256": made.sha256})
             return made
 
     @contextmanager
@@ -174,7 +189,7 @@ class Fit:
     def _record_cost(self, made: Artifact) -> None:
         """Complete what the method wrote of its cost: size, and, where it said nothing, seconds and versions."""
         cost = made.cost or FitCost()
-        spent = sum(session["seconds"] for session in JsonLines(self.folder / "sessions.jsonl").read())
+        spent = sum(session.get("seconds", 0.0) for session in JsonLines(self.folder / "sessions.jsonl").read())
         seconds = round(spent, 2) if cost.seconds is None else cost.seconds
         whole = cost.model_copy(update={"seconds": seconds, "bytes": made.size})
         about = {"versions": package_versions(), **made.provenance, "cost": whole.model_dump(mode="json")}

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from personalitybench.costs import describe_cost
 from personalitybench.errors import DataError
 from personalitybench.files import read_json, write_atomically
 from personalitybench.leaderboard.examples import Example
+from personalitybench.leaderboard.fit_costs import FITS_LEGEND, fit_costs, fit_table
 from personalitybench.leaderboard.plots import HOW_TO_GET_PLOTS, can_plot, sweep_figure
 from personalitybench.leaderboard.schema import Composite, Floor, Leaderboard, MethodId, Row, Sweep
 from personalitybench.pages import markdown_head, markdown_row, page_template
@@ -215,6 +217,10 @@ def to_markdown(board: Leaderboard) -> str:
         for floor in floor_rows(board):
             means = [number(floor.targets[str(target)].mean) for target in TARGETS]
             lines.append(markdown_row([f"*floor: {floor.kind}*", *means]))
+    costs = fit_costs(board)
+    if costs:
+        head, *rows = fit_table(costs)
+        lines += ["", f"What the fits took. {FITS_LEGEND}", "", *markdown_head(head), *map(markdown_row, rows)]
     for sweep in board.sweeps:
         head, *rows = choice_rows(sweep)
         lines += [
@@ -247,7 +253,9 @@ def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
         about_sweep=_about_sweep,
         verdict=_verdict,
         highest_floor=_highest_floor,
+        cost=describe_cost,
     )
+    costs = fit_costs(board)
     return template.render(
         board=board,
         labels=row_labels(board),
@@ -258,6 +266,8 @@ def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
         figures=[Markup(sweep_figure(sweep)) for sweep in board.sweeps] if can_plot() else [],  # noqa: S704
         floors=floor_rows(board),
         about_floors=about_floors(board),
+        fits=fit_table(costs) if costs else [],
+        fits_legend=FITS_LEGEND,
         how_to_get_plots=HOW_TO_GET_PLOTS,
         mapped_note=mapped_note(board),
         choice_legend=CHOICE_LEGEND,

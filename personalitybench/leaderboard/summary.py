@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
+from personalitybench.costs import describe_cost
+from personalitybench.leaderboard.fit_costs import fit_costs
 from personalitybench.leaderboard.render import (
     floor_not_met,
     floor_rows,
@@ -43,7 +46,7 @@ def board_table(board: Leaderboard) -> Table:
     one = f", model {next(iter(models))}" if len(models) == 1 else ""
     table = Table(
         title=f"{board.name}: judge {board.judge.id}{one}",
-        caption=" ".join(filter(None, notes)),
+        caption="\n".join([*_fits(board), " ".join(filter(None, notes))]),
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -82,6 +85,11 @@ def board_table(board: Leaderboard) -> Table:
         cells += [number(text_mean(floor, measure)) for measure in ("repetition", "unfinished")]
         table.add_row(*cells, unrated_total(floor, board), style="dim")
     return table
+
+
+def _fits(board: Leaderboard) -> list[str]:
+    """What the fits took, a line each: the table is as wide as a terminal without it."""
+    return [escape(f"fit of {label}: {describe_cost(cost)}") for label, cost in fit_costs(board).items()]
 
 
 def _floor_notes(board: Leaderboard, labels: Mapping[str, str]) -> list[str]:

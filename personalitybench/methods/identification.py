@@ -41,13 +41,9 @@ from personalitybench.backends.engines import open_engine
 from personalitybench.errors import ConfigurationError
 from personalitybench.files import JsonLines, Sheet, content_hash, locked, read_json, write_json
 from personalitybench.methods.fitting import FitContext, MethodContext
-from personalitybench.methods.identification_settings import IdentificationSettings
+from personalitybench.methods.identification_settings import IdentificationSettings, answers_identity
 from personalitybench.questions import Question
 from personalitybench.traits import Target
-
-FORMAT = 2
-"""Raised when the same identity no longer gives the same answers."""
-
 
 STEPS = ("generate", "generate and count", "read")
 """What takes time in a run."""
@@ -144,8 +140,7 @@ class Identification:
     @property
     def identity(self) -> dict[str, Any]:
         """All that the answers depend on."""
-        chosen = {name: getattr(self.settings, name) for name in IdentificationSettings.model_fields}
-        return {"format": FORMAT, **self.context.identity, "settings": chosen}
+        return answers_identity(self.context.identity, self.settings.model_dump(mode="json"))
 
     @cached_property
     def _engine(self) -> IdentificationEngine:

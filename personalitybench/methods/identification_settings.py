@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from personalitybench.methods.base import MethodSettings
+
+FORMAT = 2
+"""Raised when the same identity no longer gives the same answers."""
 
 
 class IdentificationSettings(MethodSettings):
@@ -23,3 +27,20 @@ class IdentificationSettings(MethodSettings):
     max_tokens: int = Field(default=500, ge=2)
     repetition_penalty: float = Field(default=1.1, gt=0)
     batch_size: int = Field(default=32, ge=1)
+
+
+def answers_identity(about: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All that identification answers depend on; its hash names their folder.
+
+    Args:
+        about: What the fit depends on besides the method: model, data, wording, seed.
+        settings: Of the method; at least those of :class:`IdentificationSettings`.
+
+    Raises:
+        KeyError: The method has not all of these settings, so it asks no identification questions.
+    """
+    return {
+        "format": FORMAT,
+        **about,
+        "settings": {name: settings[name] for name in IdentificationSettings.model_fields},
+    }

@@ -6,7 +6,6 @@ and the dark page.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,9 @@ import altair as alt
 import vl_convert  # noqa: F401 (what altair draws with: its absence must show here, not in the middle of a drawing)
 
 from personalitybench.neurons.report import NeuronReport
+from personalitybench.pages import INK, LINE, SOFT, chart_svg
 from personalitybench.traits import TRAIT_NAMES, Pole, Target
 
-INK, SOFT, LINE = "var(--ink)", "var(--soft)", "var(--line)"
 POLES = alt.Scale(domain=[str(pole) for pole in Pole], range=["var(--mark)", "var(--second)"])
 CELL = (88, 40)
 """Width and height of a cell of the heatmap, in pixels."""
@@ -42,7 +41,7 @@ class Plots:
 
 def draw(report: NeuronReport) -> Plots:
     """Draw all plots of a report."""
-    return Plots(_svg(layers_chart(report)), _svg(deltas_chart(report)), _svg(overlap_chart(report)))
+    return Plots(chart_svg(layers_chart(report)), chart_svg(deltas_chart(report)), chart_svg(overlap_chart(report)))
 
 
 def layers_chart(report: NeuronReport) -> Any:
@@ -127,24 +126,6 @@ def overlap_chart(report: NeuronReport) -> Any:
     own_size = cells.mark_text(fontSize=12, fill=SOFT).encode(text="size:N")
     width, height = (pixels * len(names) for pixels in CELL)
     return (shares + large + small + own_size).properties(width=width, height=height)
-
-
-def _svg(chart: Any) -> str:
-    """An SVG element in the page's fonts and colours."""
-    styled = (
-        # A browser's font may be wider than the one that is measured with: room for it on the left, and no cuts.
-        chart.configure(background="transparent", font="system-ui, sans-serif", padding={"left": 24, "right": 24})
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=SOFT, titleColor=SOFT, titleFontWeight="normal", domainColor=LINE, tickColor=LINE,
-            gridColor=LINE, labelFontSize=11, titleFontSize=11, labelLimit=0,
-        )
-        .configure_axisX(grid=False)
-        .configure_header(labelColor=INK, labelFontSize=12, labelFontWeight="bold")
-    )  # fmt: skip
-    text = io.StringIO()
-    styled.save(text, format="svg")
-    return text.getvalue()
 
 
 def _names(target: str) -> dict[str, Any]:

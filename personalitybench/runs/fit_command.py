@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from personalitybench.artifacts.store import Fit
+from personalitybench.artifacts.usage import fit_rows, fit_table, use_lines, use_metadata
+from personalitybench.costs import describe_cost
 from personalitybench.errors import ConfigurationError
 from personalitybench.leaderboard.lm_eval_results import model_record
-from personalitybench.methods import Artifact, InductionMethod, MethodContext, create_method
+from personalitybench.methods import Artifact, MethodContext, create_method
 from personalitybench.prompts import load_wording
 from personalitybench.questions import shared_source
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
@@ -93,7 +91,7 @@ def fit_method(options: FitOptions, console: Console) -> Artifact | None:
     if artifact is None:
         console.print(f"method {options.method!r} fits nothing: it can be used as it is", highlight=False)
         return None
-    _show(options, method, artifact, console)
+    _show(fit, artifact, console)
     return artifact
 
 
@@ -117,26 +115,13 @@ def parse_pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
     return found
 
 
-def _show(options: FitOptions, method: InductionMethod, artifact: Artifact, console: Console) -> None:
-    """The table by target, the folder, and the two ways to use it."""
-    describe = getattr(method, "describe_fit", None)  # optional: a fit may have nothing to tell
-    rows: list[dict[str, Any]] = describe(artifact) if describe else []
+def _show(fit: Fit, artifact: Artifact, console: Console) -> None:
+    """The table by target, what it took, the folder, and the two ways to use it."""
+    rows = fit_rows(fit.method, artifact)
     if rows:
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for number, name in enumerate(rows[0]):
-            table.add_column(name, justify="right" if number else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*(str(value) for value in row.values()))
-        console.print(table)
-    metadata: dict[str, Any] = {"method": options.method, "artifact": str(artifact.folder)}
-    metadata |= {"strength": 1.0} if method.has_strength else {}
-    usual = FitOptions(options.method, options.model)
-    chosen = {name: getattr(options, name) for name in ("source", "prompts", "seed")}
-    metadata |= {name: value for name, value in chosen.items() if value != getattr(usual, name)}
-    lines = (
-        f"artifact: {artifact.folder}",
-        "in a suite: nothing to do; the same model, settings, questions and seed find it",
-        f"in lm_eval: --metadata {shlex.quote(json.dumps(metadata))}",
-    )
-    for line in lines:
+        console.print(fit_table(rows))
+    if artifact.cost is not None:
+        console.print(f"took: {describe_cost(artifact.cost)}", highlight=False)
+    metadata = use_metadata(fit.identity, str(artifact.folder), has_strength=fit.method.has_strength)
+    for line in use_lines(metadata):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

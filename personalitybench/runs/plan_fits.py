@@ -43,7 +43,9 @@ class PlannedFit:
     @property
     def bytes(self) -> int | None:
         """What it leaves on disk, at most; None where that is not known."""
-        if self.plan is None or (self.plan.bytes_per_neuron and self.model.neurons is None):
+        if self.plan is None or not (self.plan.bytes or self.plan.bytes_per_neuron):
+            return None  # the method does not say
+        if self.plan.bytes_per_neuron and self.model.neurons is None:
             return None
         return self.plan.bytes + self.plan.bytes_per_neuron * (self.model.neurons or 0)
 

@@ -8,10 +8,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from personalitybench.costs import describe_bytes
 from personalitybench.runs.plan import FitLine, JudgePlan, ModelPlan, Plan
 from personalitybench.runs.throughput import FORMULA
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def show_plan(plan: Plan, console: Console) -> None:
@@ -144,15 +143,15 @@ def _hours(models: list[ModelPlan]) -> Iterator[str]:
 def _disk(plan: Plan) -> Table:
     disk = plan.disk
     table = _table("what", "size", words=1)
-    table.add_row("answers", size(disk.answers))
-    table.add_row("ratings", size(disk.ratings))
+    table.add_row("answers", describe_bytes(disk.answers))
+    table.add_row("ratings", describe_bytes(disk.ratings))
     if any(fit.state in {"to do", "begun"} for fit in plan.fits):
-        table.add_row("identification answers", size(disk.identification))
-        artifacts = "not known without the model" if disk.artifacts is None else size(disk.artifacts)
+        table.add_row("identification answers", describe_bytes(disk.identification))
+        artifacts = "not known" if disk.artifacts is None else describe_bytes(disk.artifacts)
         table.add_row("statistics and artifacts", artifacts)
     for model in plan.models:
         if model.weights_bytes is not None:
-            table.add_row(f"weights of {model.model}", f"here ({size(model.weights_bytes)})")
+            table.add_row(f"weights of {model.model}", f"here ({describe_bytes(model.weights_bytes)})")
     for name in disk.weights_to_fetch:
         table.add_row(f"weights of {name}", "not here, size not known")
     return table
@@ -163,13 +162,3 @@ def short(number: int) -> str:
     if number < 1_000_000:
         return f"{number:,}"
     return f"{number / 1_000_000:,.1f} M" if number < 1_000_000_000 else f"{number / 1_000_000_000:,.2f} G"
-
-
-def size(count: int) -> str:
-    """Bytes in the unit that suits them."""
-    value = float(count)
-    for unit in _UNITS:
-        if value < 1000 or unit == _UNITS[-1]:
-            return f"{value:,.0f} {unit}" if unit == "B" or value >= 100 else f"{value:,.1f} {unit}"
-        value /= 1000
-    raise AssertionError  # the last unit takes everything

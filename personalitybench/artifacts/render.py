@@ -1,0 +1,86 @@
+"""A fit as files: all there is as JSON, and for people as Markdown and a static page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from markupsafe import Markup
+
+from personalitybench.artifacts.report import CURVE_HEAD, FOLDER, ArtifactReport, curve_cells, facts
+from personalitybench.costs import describe_bytes
+from personalitybench.errors import MissingDependencyError
+from personalitybench.pages import markdown_head, markdown_row, page_template, write_files
+
+CURVES = (
+    "Loss is the mean loss of a token of the answers, in nats. Before and after are of held-out answers, which were "
+    "not trained on: a ratio below 1 is what was learnt."
+)
+USE = f"A suite finds a fit by itself. For lm_eval, with the folder of the artifact in the place of {FOLDER}:"
+
+
+def write_report(report: ArtifactReport, folder: Path, *, plots: bool = True) -> list[Path]:
+    """Write ``artifact.json``, ``artifact.md`` and ``artifact.html``; returns their paths.
+
+    Args:
+        report: What to write.
+        folder: Created if it is missing.
+        plots: Whether the page has plots, where there is something to plot.
+
+    Raises:
+        MissingDependencyError: There should be plots, and what draws them is not installed. Nothing was written.
+        StorageError: The folder is not writable.
+    """
+    page = to_html(report, plots=plots)
+    return write_files(folder, "artifact", report, to_markdown(report), page)
+
+
+def to_markdown(report: ArtifactReport) -> str:
+    """The report as Markdown tables."""
+    lines = [f"# {report.name}", "", f"Fit, {report.state}, {describe_bytes(report.bytes)}.", ""]
+    lines += [f"Note: {note}.\n" for note in report.notes]
+    lines += [*markdown_head(["", ""]), *(markdown_row(fact) for fact in facts(report))]
+    if report.rows:
+        lines += ["", "## What was found", "", *markdown_head(list(report.rows[0]))]
+        lines += [markdown_row(list(row.values())) for row in report.rows]
+    if report.curves:
+        lines += ["", "## Training", "", CURVES, "", *markdown_head(CURVE_HEAD)]
+        lines += [markdown_row(curve_cells(curve)) for curve in report.curves]
+    if report.metadata:
+        lines += ["", "## Use", "", USE, "", "```", f"--metadata '{json.dumps(report.metadata)}'", "```"]
+    lines += ["", "## Files", "", *markdown_head(["file", "size"])]
+    lines += [markdown_row([file.path, describe_bytes(file.bytes)]) for file in report.files]
+    return "\n".join(lines) + "\n"
+
+
+def to_html(report: ArtifactReport, *, plots: bool = True) -> str:
+    """Make the static page (``leaderboards/artifact.html.j2``, everything escaped but our own SVG).
+
+    Raises:
+        MissingDependencyError: There should be plots, and what draws them is not installed.
+    """
+    drawn = [curve for curve in report.curves if curve.steps or curve.held_out]
+    together, svg = _draw(report) if plots and drawn else (1, None)
+    template = page_template("artifact.html.j2", size=describe_bytes, cells=curve_cells)
+    return template.render(
+        report=report,
+        facts=facts(report),
+        svg=svg,
+        together=together,
+        missing=bool(drawn) and not plots,
+        head=CURVE_HEAD,
+        about_curves=CURVES,
+        use=USE,
+        metadata=json.dumps(report.metadata),
+    )
+
+
+def _draw(report: ArtifactReport) -> tuple[int, Markup]:
+    try:
+        from personalitybench.artifacts import plots  # noqa: PLC0415 (heavy, and optional)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"plots need altair and vl-convert ({error}): pip install 'personalitybench[plots]'"
+        ) from error
+    # Names of targets are the only text in it that is read from a file, and Altair escapes what it is given.
+    return plots.steps_a_point(report.curves), Markup(plots.draw(report.curves))  # noqa: S704
