@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from personalitybench.artifacts.store import Fit
+from personalitybench.artifacts.store import FIT, Fit
 from personalitybench.costs import FitPlan
 from personalitybench.methods import InductionMethod, create_method
 from personalitybench.runs.call_folders import CallFolders
@@ -74,7 +74,7 @@ def _state(fit: Fit, *, known: bool) -> FitState:
         return "to do"
     if fit.artifact() is not None:
         return "there"
-    return "begun" if (fit.folder / "fit.json").is_file() else "to do"
+    return "begun" if (fit.folder / FIT).is_file() else "to do"
 
 
 def _fits(folders: CallFolders, planned: PlannedCall, *, known: bool) -> Iterator[Fit]:
