@@ -12,7 +12,7 @@ import typer
 
 from personalitybench import __version__
 from personalitybench.artifacts.commands import artifacts_app
-from personalitybench.errors import PersonalityBenchError
+from personalitybench.errors import ConfigurationError, PersonalityBenchError
 from personalitybench.interrupts import resumable
 from personalitybench.neurons.commands import neurons_app
 from personalitybench.options import Budget, Calibrations, DryRun
@@ -74,7 +74,7 @@ def _top(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command(
     epilog="Examples: `personalitybench run demo` · `personalitybench run my-suite.yaml --output runs/mine` · "
-    "`personalitybench run demo --stage judge --stage score`"
+    "`personalitybench run demo --stage judge --stage score` · `personalitybench run paper-table1 --dry-run`"
 )
 def run(
     suite: Annotated[str, typer.Argument(help="A suite file, or the name of a bundled suite such as 'demo'.")],
@@ -91,6 +91,15 @@ def run(
     batch: Annotated[
         bool, typer.Option("--batch", help="Ask judges through OpenAI's Batch API: cheaper, within a day.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what it would take: requests, tokens, fits, cost, hours, disk."),
+    ] = False,
+    throughput: Annotated[
+        str | None,
+        typer.Option(help="With --dry-run: tokens per second, prompt=20000,new=2500,trained=4000."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
 ) -> None:
     """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes.
 
@@ -98,8 +107,16 @@ def run(
     `choose_on: dev`); `generate` asks the questions; `judge` rates the answers; `score` makes the board.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own progress says it all
-    from personalitybench.runs.command import run_suite  # noqa: PLC0415
+    if not dry_run and (throughput is not None or as_json):
+        raise ConfigurationError("--throughput and --json belong to --dry-run: add it, or leave them out")
+    from personalitybench.runs.command import plan_suite, run_suite  # noqa: PLC0415
 
+    if dry_run:
+        plan_suite(
+            suite, output, stage or [], _console(), data_dir=data_dir, budget=budget, batch=batch,
+            throughput=throughput, as_json=as_json,
+        )  # fmt: skip
+        return
     with resumable():
         run_suite(suite, output, stage or [], _console(), data_dir=data_dir, budget=budget, batch=batch)
 

@@ -42,7 +42,9 @@ class FitPlan:
         new_tokens: Tokens of the answers, if each is as long as it may be.
         read_tokens: Tokens of prompts and answers that are read again, to count activations.
         trained_tokens: Tokens that training steps read, over all epochs.
-        bytes: Size of what is left on disk.
+        bytes: Size of what is left on disk, besides the answers. Where this and the next are 0 it is not known.
+        bytes_per_neuron: The same for each neuron of the model's gated MLPs, all layers together: a method does not
+            know how many there are before it runs.
     """
 
     requests: int = 0
@@ -51,6 +53,7 @@ class FitPlan:
     read_tokens: int = 0
     trained_tokens: int = 0
     bytes: int = 0
+    bytes_per_neuron: int = 0
 
 
 def cost_cells(cost: FitCost) -> dict[str, str]:

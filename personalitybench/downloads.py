@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from personalitybench.errors import DataError
+from personalitybench.dry import is_dry
+from personalitybench.errors import DataError, NotHereError
 from personalitybench.files import CACHE_VARIABLE, cache_folder, git_blob_id
 
 REPOSITORY = "RUCAIBox/NPTI"
@@ -62,12 +63,15 @@ def fetch_pinned(path: str, blob_id: str, release: Release = PAPER) -> Path:
 
     Raises:
         DataError: Not reachable, not there, cut short, or not the pinned content; nothing wrong is kept.
+        NotHereError: This is a dry run, and no copy is on this machine.
     """
     folder = cache_folder("official", release.commit)
     target = folder / path
     if target.exists():
         _verify(target, blob_id, cached=True)
         return target
+    if is_dry():
+        raise NotHereError(f"{path} of {release.repository} is not on this machine yet: it is fetched on first use")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock", timeout=_LOCK_SECONDS):

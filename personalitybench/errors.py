@@ -18,6 +18,10 @@ class DataError(PersonalityBenchError):
     """Questions or descriptions are missing, empty, altered or cannot be fetched."""
 
 
+class NotHereError(DataError):
+    """A file of questions, descriptions or wording is not on this machine."""
+
+
 class ModelError(PersonalityBenchError):
     """A model cannot be found, fetched, converted or loaded."""
 

@@ -18,6 +18,7 @@ from typing import Any
 import platformdirs
 from filelock import FileLock, Timeout
 
+from personalitybench.dry import is_dry
 from personalitybench.errors import StorageError
 
 CACHE_VARIABLE = "PERSONALITYBENCH_CACHE"
@@ -26,11 +27,15 @@ CACHE_VARIABLE = "PERSONALITYBENCH_CACHE"
 def cache_folder(*parts: str) -> Path:
     """Folder of the user's cache (``PERSONALITYBENCH_CACHE`` or the platform's), created if it is missing.
 
+    A dry run creates nothing.
+
     Raises:
         StorageError: It cannot be created.
     """
     root = os.environ.get(CACHE_VARIABLE)
     folder = (Path(root).expanduser() if root else platformdirs.user_cache_path("personalitybench")).joinpath(*parts)
+    if is_dry():
+        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -112,6 +117,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises:
         StorageError: The disk is full or the folder is not writable; the old file is untouched.
     """
+    _refuse_if_dry(path)
     data = content.encode() if isinstance(content, str) else content
     temporary: Path | None = None
     try:
@@ -195,6 +201,7 @@ class JsonLines:
         data = b"".join(_line(row) for row in rows)
         if not data:
             return
+        _refuse_if_dry(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab+") as stream:
@@ -270,6 +277,11 @@ def _line(row: Mapping[str, Any]) -> bytes:
         return text.encode() + b"\n"
     except UnicodeEncodeError:
         return json.dumps(row, allow_nan=False).encode() + b"\n"
+
+
+def _refuse_if_dry(path: Path) -> None:
+    if is_dry():  # a mistake of ours: whoever plans must not come here
+        raise StorageError(f"a dry run writes nothing, but {path} was to be written: please report this")
 
 
 def _storage_error(path: Path, error: OSError) -> StorageError:

@@ -21,6 +21,7 @@ from urllib.request import getproxies
 
 from filelock import FileLock
 
+from personalitybench.dry import is_dry
 from personalitybench.errors import MissingDependencyError, ModelError, unknown_name
 from personalitybench.files import cache_folder, content_hash, read_json, sha256_file, write_json
 
@@ -120,6 +121,8 @@ def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
         if name == DEMO_MODEL.hub_id:
             logger.warning("the hub is not reachable: using %s from its package (%s)", name, DEMO_MODEL.note)
             return _packaged(DEMO_MODEL)
+        if is_dry():
+            raise ModelError(f"model {name!r} is neither a folder nor in the hub's cache: a run fetches it")
         raise ModelError(
             f"model {name!r} is neither a folder nor to be had from the hub: check the name and the network, "
             "set HF_TOKEN if it is gated, or name a local folder"
@@ -158,6 +161,10 @@ def packaged_folder(model: PackagedModel) -> Path:
         ModelError: It cannot be fetched, its hash is wrong, or the cached copy is damaged.
     """
     folder = packaged_path(model)
+    if is_dry():
+        if not (folder / _MANIFEST).is_file():
+            raise ModelError(f"{model.hub_id} is not on this machine yet: its package is fetched on first use")
+        return folder
     with FileLock(f"{folder}.lock"):
         if (folder / _MANIFEST).is_file():
             _verify_folder(folder)
@@ -206,7 +213,7 @@ def _hub_commit(name: str, revision: str | None) -> str | None:
             "config.json",
             revision=revision,
             etag_timeout=10,
-            local_files_only=_cannot_be_reached(constants.ENDPOINT),
+            local_files_only=is_dry() or _cannot_be_reached(constants.ENDPOINT),
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         logger.debug("hub: %s", error)

@@ -25,7 +25,8 @@ from typing import Any, Literal
 import datasets
 
 from personalitybench import downloads
-from personalitybench.errors import ConfigurationError, DataError, unknown_name
+from personalitybench.dry import is_dry
+from personalitybench.errors import ConfigurationError, DataError, NotHereError, unknown_name
 from personalitybench.files import cache_folder, content_hash, git_blob_id, sha256_file
 from personalitybench.resources import bundled
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Target, trait
@@ -159,6 +160,8 @@ class QuestionSource(ABC):
         path = self.path(f"{_FOLDERS[split]}/{trait(trait_name).file_name}.json")
         folder = cache_folder("tables") / f"{split}-{trait_name}-{git_blob_id(path)[:16]}-v{_DATASET_FORMAT}"
         if not _is_intact(folder):
+            if is_dry():
+                return as_table(parse_questions(path, split, trait_name))
             _write_table(parse_questions(path, split, trait_name), folder)
         return datasets.Dataset.from_file(str(folder / "data-00000-of-00001.arrow"))
 
@@ -188,7 +191,7 @@ class FolderSource(QuestionSource):
         """See :meth:`QuestionSource.path`."""
         path = self.folder / relative
         if not path.is_file():
-            raise DataError(f"{path} does not exist: the data folder needs test/, search/ and {_DESCRIPTIONS}")
+            raise NotHereError(f"{path} does not exist: the data folder needs test/, search/ and {_DESCRIPTIONS}")
         return path
 
     @cached_property
@@ -313,13 +316,18 @@ def _is_intact(folder: Path) -> bool:
     return checksum.is_file() and table.is_file() and checksum.read_bytes() == sha256_file(table).encode()
 
 
+def as_table(questions: Sequence[Question]) -> datasets.Dataset:
+    """Questions as a table in memory, with the columns :data:`COLUMNS`."""
+    columns = {column: [getattr(question, column) for question in questions] for column in COLUMNS}
+    return datasets.Dataset.from_dict(columns)
+
+
 def _write_table(questions: Sequence[Question], folder: Path) -> None:
     """Write a derived table beside its final place and rename it there; whoever comes second keeps the first's."""
-    columns = {column: [getattr(question, column) for question in questions] for column in COLUMNS}
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         datasets.disable_progress_bars()
-        datasets.Dataset.from_dict(columns).save_to_disk(str(temporary), num_shards=1)
+        as_table(questions).save_to_disk(str(temporary), num_shards=1)
         (temporary / "sha256").write_text(sha256_file(temporary / "data-00000-of-00001.arrow"))
         if folder.exists():  # left by an older version or damaged
             shutil.rmtree(folder, ignore_errors=True)

@@ -285,7 +285,7 @@ protocol: {{max_tokens: 8}}
     assert rows[8.0]["identity"]["method"]["settings"]["keep"] == 0.9
     made = Run(load_suite(str(suite)), tmp_path / "run", RunProgress(Console(quiet=True)))
     call = list(made.suite.calls())[1]
-    fit = made._fit(call)
+    fit = made.calls.fit(call)
     assert fit.folder.parent == own_cache / "fits"
     fit.folder.parent.rename(tmp_path / "elsewhere")
     run(suite, tmp_path / "run")
@@ -294,7 +294,7 @@ protocol: {{max_tokens: 8}}
     shutil.rmtree(own_cache / "fits", ignore_errors=True)
     (tmp_path / "elsewhere").rename(own_cache / "fits")
     changed = call.model.model_copy(update={"args": {"dtype": "bfloat16"}})
-    assert made._fit(replace(call, model=changed)).folder != fit.folder, "a model loaded otherwise is fitted anew"
+    assert made.calls.fit(replace(call, model=changed)).folder != fit.folder, "a model loaded otherwise is fitted anew"
     folder = fit.folder / "artifact" / "agreeableness-low"
     one = Intervention.load(folder)
     added = one.operation == Operation.ADD

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from personalitybench.costs import FitCost
+from personalitybench.dry import is_dry
 from personalitybench.errors import StorageError
 from personalitybench.files import JsonLines, cache_folder, content_hash, locked, read_json, write_json
 from personalitybench.methods import Artifact, FitContext, InductionMethod, create_method
@@ -119,8 +120,9 @@ class Fit:
             raise StorageError(
                 f"the artifact in {folder} was truncated or altered since it was fitted (content hash): {self._again}"
             )
-        with suppress(OSError):  # a cache that may only be read cannot keep when it was used
-            os.utime(complete)
+        if not is_dry():  # who only looks has not used it
+            with suppress(OSError):  # a cache that may only be read cannot keep when it was used
+                os.utime(complete)
         return found
 
     def make(

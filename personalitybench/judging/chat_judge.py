@@ -8,11 +8,13 @@ disk before it counts as there, and reading it anew costs nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from personalitybench.dry import is_dry
 from personalitybench.errors import JudgeError, JudgeModelError
 from personalitybench.files import cache_folder
 from personalitybench.judging.base import (
@@ -170,7 +172,9 @@ class ChatJudge:
 
     def estimate_batches(self, items: Iterable[RatingRequest]) -> Estimate:
         """Guess what ratings in batches would take; sends nothing."""
-        return self._estimate(items, under_way(self._client), self.spending.batch_dollars)
+        # Nothing is under way where there is no journal, and looking whether there is one makes none.
+        waiting = under_way(self._client) if self.has_batches() else set()
+        return self._estimate(items, waiting, self.spending.batch_dollars)
 
     def estimate(self, items: Iterable[RatingRequest]) -> Estimate:
         """Guess what ratings would take; sends nothing."""
@@ -191,11 +195,13 @@ class ChatJudge:
         self, items: Iterable[RatingRequest], waiting: Set[str], dollars: Callable[[int, int], float | None]
     ) -> Estimate:
         ratings = kept = calls = prompt = completion = batched = 0
-        with ResponseStore(store_path()) as store:
+        # A dry run makes no store where there is none.
+        absent_store = is_dry() and not store_path().is_file()
+        with nullcontext() if absent_store else ResponseStore(store_path()) as store:
             for chunk in _chunks(items, self.at_a_time):
                 ratings += len(chunk)
                 asked = {wanted.key: wanted for wanted in self._wanted(chunk)}
-                there = store.get_many(asked)
+                there = {} if store is None else store.get_many(asked)
                 kept += len(there)
                 absent = asked.keys() - there.keys()
                 batched += len(absent & waiting)

@@ -135,6 +135,11 @@ class CombinedMethods:
             method.has_strength and own is None for method, own in zip(self.parts, self._own, strict=True)
         )
 
+    @property
+    def named_parts(self) -> dict[str, InductionMethod]:
+        """The parts by name, whose fits are all that a fit of the combination takes."""
+        return {part.name: method for part, method in zip(self.settings.parts, self.parts, strict=True)}
+
     def fit(self, context: FitContext) -> Artifact | None:
         """Fit every part that fits anything, or find it, and put the files of all into one folder.
 

@@ -7,13 +7,14 @@ neurons at or below zero and raises its own by strength x a95 x f(delta) (§3.3)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from personalitybench.activations.neurons import SelectionSettings
+from personalitybench.costs import FitPlan
 from personalitybench.errors import ConfigurationError, MissingDependencyError, StorageError
 from personalitybench.files import read_json
 from personalitybench.methods.base import MethodSettings
@@ -196,6 +197,12 @@ class NeuronSteering:
             raise MissingDependencyError(f"npti needs torch ({error}): pip install 'personalitybench[hf]'") from error
         npti_fit.fit(self.settings, context)
         return Artifact.open(context.folder)
+
+    def plan_fit(self, count: Callable[[str], int]) -> FitPlan:
+        """What the fit would take at most; see :func:`personalitybench.methods.npti_plan.plan_fit`."""
+        from personalitybench.methods import npti_plan  # noqa: PLC0415 (which imports this module)
+
+        return npti_plan.plan_fit(self.settings, self.context, count)
 
     def describe_fit(self, artifact: Artifact) -> list[dict[str, Any]]:
         """One row for each target: what the fit found, from how much, in what time."""

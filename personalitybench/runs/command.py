@@ -14,10 +14,57 @@ from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.schema import Leaderboard
 from personalitybench.runs.batches import before_rating, check_batches
 from personalitybench.runs.boards import publish
+from personalitybench.runs.plan import make_plan
+from personalitybench.runs.plan_tables import show_plan
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.spending import report_spending, set_budget
 from personalitybench.runs.stages import STAGES, Run
 from personalitybench.runs.suite import load_suite
+
+
+def plan_suite(
+    name: str,
+    output: Path | None,
+    stages: Sequence[str],
+    console: Console,
+    *,
+    data_dir: Path | None = None,
+    budget: float | None = None,
+    batch: bool = False,
+    throughput: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Say what a run would take; nothing is run.
+
+    Args:
+        name: As for :func:`run_suite`, and so are those that follow.
+        output: Folder of the run.
+        stages: Which stages.
+        console: Where the plan goes.
+        data_dir: Local copy of the official data.
+        budget: US dollars that each judge may cost.
+        batch: Whether judges are asked in batches.
+        throughput: Tokens per second as ``prompt=...,new=...,trained=...``, before what the suite states.
+        as_json: Print JSON instead of tables.
+
+    Raises:
+        PersonalityBenchError: What the run would refuse.
+    """
+    _check_stages(stages)
+    suite = load_suite(name)
+    folder = output or Path("runs") / suite.name
+    plan = make_plan(
+        suite.with_data(data_dir) if data_dir else suite,
+        folder,
+        stages=stages,
+        throughput=throughput,
+        budget=budget,
+        batch=batch,
+    )
+    if as_json:
+        console.out(plan.model_dump_json(indent=2), highlight=False)
+    else:
+        show_plan(plan, console)
 
 
 def run_suite(
@@ -44,9 +91,7 @@ def run_suite(
     Raises:
         PersonalityBenchError: Something is wrong; what was finished is kept.
     """
-    for stage in stages:
-        if stage not in STAGES:
-            raise unknown_name("stage", stage, STAGES)
+    _check_stages(stages)
     suite = load_suite(name)
     folder = output or Path("runs") / suite.name
     boards: dict[str, tuple[Leaderboard, list[Example]]] = {}
@@ -74,3 +119,9 @@ def run_suite(
     spent = [f"{stage} {seconds:.0f} s" for stage, seconds in progress.seconds.items() if seconds >= 0.5]
     if spent:
         console.print(f"time: {', '.join(spent)}", highlight=False)
+
+
+def _check_stages(stages: Sequence[str]) -> None:
+    for stage in stages:
+        if stage not in STAGES:
+            raise unknown_name("stage", stage, STAGES)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from rich.table import Table
 
 from personalitybench.judging import RatingRequest, create_judge
-from personalitybench.judging.paid import BatchJudge, PaidJudge, Spending, paid_judges, share_budget
+from personalitybench.judging.paid import BatchJudge, Estimate, PaidJudge, Spending, paid_judges, share_budget
 from personalitybench.runs.progress import RunProgress
 
 
@@ -46,33 +47,60 @@ def report_spending(judges: Sequence[str], progress: RunProgress) -> None:
         )
 
 
-def estimate_table(answers: ToRate, judges: Sequence[str], *, batch: bool = False) -> Table:
-    """What the judges would be asked, and what that would cost, guessed before anything is sent.
+@dataclass(frozen=True)
+class JudgeEstimate:
+    """What a judge, or a member of a panel, would be asked.
+
+    Attributes:
+        judge: Its name.
+        ratings: Ratings that are in no file yet.
+        estimate: What they take; None: they cost nothing.
+        about: What the cost is made with.
+    """
+
+    judge: str
+    ratings: int
+    estimate: Estimate | None = None
+    about: str = ""
+
+
+def estimate_judges(answers: ToRate, judges: Sequence[str], *, batch: bool = False) -> list[JudgeEstimate]:
+    """What judges would be asked, guessed before anything is sent.
 
     Args:
         answers: What they are to rate.
         judges: By whom.
         batch: In batches, for those that can.
     """
+    rows = []
+    for judge in judges:
+        paid = paid_judges(create_judge(judge))
+        if not paid:
+            rows.append(JudgeEstimate(judge, sum(1 for _ in answers.to_rate(judge))))
+        for name, asked in paid.items():
+            batched = asked if batch and isinstance(asked, BatchJudge) else None
+            items = answers.to_rate(judge)
+            found = batched.estimate_batches(items) if batched else asked.estimate(items)
+            rows.append(JudgeEstimate(name, found.ratings, found, _about(asked, batch=batched is not None)))
+    return rows
+
+
+def estimate_table(answers: ToRate, judges: Sequence[str], *, batch: bool = False) -> Table:
+    """What the judges would be asked, and what that would cost, as a table; arguments as :func:`estimate_judges`."""
     middle = ["in batches"] if batch else []
     table = Table(
         *("judge", "ratings", "there", *middle, "calls"),
         *("tokens sent (estimate)", "written (at most)", "cost (estimate)"),
     )
-    for judge in judges:
-        paid = paid_judges(create_judge(judge))
-        if not paid:
-            empty = [""] * (len(table.columns) - 3)
-            table.add_row(judge, f"{sum(1 for _ in answers.to_rate(judge)):,}", *empty, "free")
-        for name, asked in paid.items():
-            batched = asked if batch and isinstance(asked, BatchJudge) else None
-            items = answers.to_rate(judge)
-            found = batched.estimate_batches(items) if batched else asked.estimate(items)
-            about = _about(asked, batch=batched is not None)
-            dollars = "no price known" if found.dollars is None else f"${found.dollars:.2f} ({about})"
-            waiting = [found.under_way] if batch else []
-            numbers = (found.ratings, found.kept, *waiting, found.calls, found.prompt_tokens, found.completion_tokens)
-            table.add_row(name, *(f"{number:,}" for number in numbers), dollars)
+    for row in estimate_judges(answers, judges, batch=batch):
+        found = row.estimate
+        if found is None:
+            table.add_row(row.judge, f"{row.ratings:,}", *[""] * (len(table.columns) - 3), "free")
+            continue
+        dollars = "no price known" if found.dollars is None else f"${found.dollars:.2f} ({row.about})"
+        waiting = [found.under_way] if batch else []
+        numbers = (found.ratings, found.kept, *waiting, found.calls, found.prompt_tokens, found.completion_tokens)
+        table.add_row(row.judge, *(f"{number:,}" for number in numbers), dollars)
     return table
 
 

@@ -16,7 +16,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
-from personalitybench.artifacts.store import Fit
 from personalitybench.backends.loading import (
     has_chat_template,
     load_model,
@@ -24,7 +23,7 @@ from personalitybench.backends.loading import (
     quiet_libraries,
 )
 from personalitybench.backends.needs import CAPABILITIES, check_needs
-from personalitybench.errors import ModelError, StorageError
+from personalitybench.errors import StorageError
 from personalitybench.files import Sheet
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
 from personalitybench.judging.agreement.calibration import Calibration
@@ -32,17 +31,15 @@ from personalitybench.judging.base import MAY_PASS
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
-from personalitybench.leaderboard.lm_eval_results import model_record, provenance
+from personalitybench.leaderboard.lm_eval_results import provenance
 from personalitybench.leaderboard.mapped import with_mapped
 from personalitybench.leaderboard.schema import Floors, Leaderboard, Provenance, Sweep
-from personalitybench.methods import Artifact, MethodContext, create_method
-from personalitybench.prompts import load_wording
-from personalitybench.questions import QuestionSource, shared_source
+from personalitybench.methods import Artifact, create_method
 from personalitybench.runs import tuning
 from personalitybench.runs.batches import before_rating
+from personalitybench.runs.call_folders import CallFolders, asked_for
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.floors import rate_floors
-from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, without_verdict
 from personalitybench.runs.store import CallFolder, RunFolder
@@ -69,15 +66,15 @@ class Run:
         suite: What to run.
         folder: Where answers, ratings and boards go.
         progress: Where progress is shown.
+        calls: Where its calls lie, if that is not as the suite and the folder say.
     """
 
-    def __init__(self, suite: Suite, folder: Path, progress: RunProgress) -> None:
+    def __init__(self, suite: Suite, folder: Path, progress: RunProgress, calls: CallFolders | None = None) -> None:
         self.suite = suite
         self.store = RunFolder(folder)
+        self.calls = calls or CallFolders(suite, self.store)
         self.progress = progress
         self.targets = suite.parsed_targets()
-        self._arguments: dict[str, dict[str, Any]] = {}
-        self._commits: dict[str, str] = {}
         self._choices: dict[Path, Sweep] = {}
         self._floors: dict[str, Floors] = {}
         self._loaded: tuple[str, LM] | None = None
@@ -95,9 +92,13 @@ class Run:
         """
         for judge in self.suite.judges:
             create_judge(judge)
+        self.check_methods()
+
+    def check_methods(self) -> None:
+        """The part of :meth:`check` that concerns models and methods."""
         for call in self.suite.calls():
             strengths = [strength_for(call.strength, target) for target in self.targets]
-            method = create_method(call.method.name, call.method.settings, self._context(call.seed), strengths[0])
+            method = create_method(call.method.name, call.method.settings, self.calls.context(call.seed), strengths[0])
             can = CAPABILITIES.get(call.model.backend, frozenset())
             check_needs(call.method.name, method.needs, can, call.model.backend)
 
@@ -124,9 +125,9 @@ class Run:
         for call in self.suite.calls():
             if self._artifact(call) is not None or self._answered(call):
                 continue
-            location = str(self._model_arguments(call.model).get("pretrained", call.model.name))
+            location = str(self.calls.model_arguments(call.model).get("pretrained", call.model.name))
             with self.progress.stage("fit", call.method.name, total=1, done=0, unit="steps") as stage:
-                self._fit(call).make(location, device=call.model.device, report=stage.show)
+                self.calls.fit(call).make(location, device=call.model.device, report=stage.show)
             self._artifact(call)
 
     def tune(self, *, batch: bool = False) -> None:
@@ -144,7 +145,7 @@ class Run:
         )
         self._have_rated(calls, judges, "tune")
         for each in tunings:
-            path = self._choice_file(each)
+            path = self.calls.choice_file(each)
             if not path.is_file():
                 sweep = self._sweep(each)
                 tuning.write(path, sweep)
@@ -184,7 +185,7 @@ class Run:
 
     def _answers_of(self, calls: Iterable[Call], stage: str) -> Iterator[Answered]:
         for call in calls:
-            folder = self._call_folder(call)
+            folder = self.calls.folder(call)
             for target in self.targets:
                 yield folder, target, self._complete_answers(folder, target, call, stage)
 
@@ -218,13 +219,26 @@ class Run:
 
     # The choice of strengths.
 
+    def chosen(self, each: Tuning) -> dict[str, float] | None:
+        """The strengths that a choice comes to, by target; None while answers or ratings of the dev half are missing.
+
+        Raises:
+            StorageError: The choice was made and kept, and does not follow from them.
+        """
+        if self.calls.choice_file(each).is_file():
+            return tuning.chosen(self._choice(each))
+        try:
+            return tuning.chosen(self._sweep(each))
+        except StorageError:
+            return None
+
     def _reported(self) -> list[Call]:
         """The calls of the board; strengths that are chosen are read from their files."""
         return list(self.suite.reported(lambda each: tuning.chosen(self._choice(each))))
 
     def _choice(self, each: Tuning) -> Sweep:
         """The choice as it was kept, found to follow from the answers and ratings (once in a process)."""
-        path = self._choice_file(each)
+        path = self.calls.choice_file(each)
         if path not in self._choices:
             self._choices[path] = tuning.read(path, lambda: self._sweep(each))
         return self._choices[path]
@@ -238,16 +252,10 @@ class Run:
 
         return tuning.build(each, cells, self.suite.tuning.slack)
 
-    def _choice_file(self, each: Tuning) -> Path:
-        """A choice depends on the answers that it is made from, on the rule, and on who rated them."""
-        answers = [self._call_folder(call).folder.name for call in each.calls()]
-        identity = {"answers": answers, "rule": tuning.RULE, "slack": self.suite.tuning.slack}
-        return self.store.choice(each.label, identity, judge_fingerprint(self.suite.judges[0]))
-
     def _ask(self, calls: Iterable[Call], stage: str) -> None:
         """Ask the questions of calls that have no answer yet."""
         for call in calls:
-            folder = self._call_folder(call)
+            folder = self.calls.folder(call)
             sheets = {target: folder.answers(target) for target in self.targets}
             if all(sheet.complete for sheet in sheets.values()):
                 continue
@@ -263,7 +271,7 @@ class Run:
     def _have_rated(self, calls: Iterable[Call], judges: Sequence[str], name: str, again: Collection[str] = ()) -> None:
         """Have the answers of calls rated that have no verdict yet, or none for one of the reasons ``again``."""
         for call in calls:
-            folder = self._call_folder(call)
+            folder = self.calls.folder(call)
             for judge in judges:
                 fingerprint = judge_fingerprint(judge)
                 pairs = [
@@ -293,28 +301,16 @@ class Run:
             parts += [f"{key}={value}" for key, value in call.method.settings.items()]
         return " ".join(parts)
 
-    def _source(self) -> QuestionSource:
-        return shared_source(self.suite.questions.source, self.suite.questions.data_dir)
-
-    def _context(self, seed: int) -> MethodContext:
-        return MethodContext(load_wording(self.suite.protocol.prompts), self._source(), seed)
-
-    def _fit(self, call: Call) -> Fit:
-        """The fit of a call's method: one for all strengths and targets."""
-        spec = call.model
-        method = create_method(call.method.name, call.method.settings, self._context(call.seed))
-        return Fit(call.method.name, method, self._model_record(spec), spec.backend, fit_arguments(spec))
-
     def _artifact(self, call: Call) -> Artifact | None:
         """What the fit of a call's method left, noted in the run's folder; None if it was not made or fits nothing."""
-        fit = self._fit(call)
+        fit = self.calls.fit(call)
         artifact = fit.artifact()
         if artifact is not None:
             fit.note(self.store.fits, artifact)
         return artifact
 
     def _answered(self, call: Call) -> bool:
-        folder = self._call_folder(call)
+        folder = self.calls.folder(call)
         return all(folder.answers(target).complete for target in self.targets)
 
     def _tasks(self, call: Call) -> dict[Target, PersonalityTask]:
@@ -374,7 +370,7 @@ class Run:
     def _cells(
         self, call: Call, judge: dict[str, str], asked_in: str = "generate", judged_in: str = "judge"
     ) -> Iterator[Cell]:
-        folder = self._call_folder(call)
+        folder = self.calls.folder(call)
         for target in self.targets:
             answers = self._complete_answers(folder, target, call, asked_in)
             ratings = folder.ratings(target, judge)
@@ -395,71 +391,24 @@ class Run:
             made = Provenance.model_validate(record["provenance"])
             yield Cell(record["model"], record["settings"], judge, target, judged, made)
 
-    def _call_folder(self, call: Call) -> CallFolder:
-        noted = self._fit(call).noted(self.store.fits)
-        if noted is None and (artifact := self._artifact(call)) is not None:
-            noted = artifact.sha256
-        return self.store.call(call.label, {**self._plan(call), "artifact": noted})
-
-    def _plan(self, call: Call) -> dict[str, Any]:
-        """All that decides a call's answers and is known before a model is loaded."""
-        return {
-            "model": self._model_record(call.model),
-            "model_spec": call.model.model_dump(mode="json", exclude={"name", "device"}),
-            "task": {**self.suite.task_metadata(call), "data_dir": None},
-            "questions": self._source().revision,
-            "wording": load_wording(self.suite.protocol.prompts).sha256,
-            "limit": self.suite.questions.limit,
-            "targets": [str(target) for target in self.targets],
-        }
-
     def _record(self, call: Call, task: PersonalityTask) -> dict[str, Any]:
-        arguments = self._model_arguments(call.model)
+        arguments = self.calls.model_arguments(call.model)
         made = provenance(call.model.backend, arguments, call.model.batch_size, package_versions(), task.fit_cost())
         return {
-            "model": self._model_record(call.model),
-            "asked_for": _asked_for(call.model),
+            "model": self.calls.model_record(call.model),
+            "asked_for": asked_for(call.model),
             "settings": task.identity(),
             "provenance": made.model_dump(mode="json"),
         }
-
-    def _model_record(self, spec: ModelSpec) -> dict[str, str]:
-        """Name and revision of a model. Where its answers lie here already it need not be present any more."""
-        try:
-            return model_record(spec.backend, self._model_arguments(spec), self._commit(spec))
-        except ModelError:
-            for folder in self.store.calls():
-                record = folder.record
-                if record["asked_for"] == _asked_for(spec):
-                    return dict(record["model"])
-            raise
-
-    def _model_arguments(self, spec: ModelSpec) -> dict[str, Any]:
-        """Arguments for lm-eval's model class, the model's name resolved."""
-        key = spec.model_dump_json()
-        if key not in self._arguments:
-            self._arguments[key], commit = resolve_arguments(spec)
-            if commit is not None:
-                self._commits[key] = commit
-        return self._arguments[key]
-
-    def _commit(self, spec: ModelSpec) -> str | None:
-        self._model_arguments(spec)
-        return self._commits.get(spec.model_dump_json())
 
     def _load(self, spec: ModelSpec) -> LM:
         """Load a model, or keep the one that the last call used."""
         key = spec.model_dump_json()
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = None  # free the memory before the next one is loaded
-            arguments = self._model_arguments(spec)
+            arguments = self.calls.model_arguments(spec)
             self._loaded = (key, load_model(spec.backend, arguments, spec.batch_size, spec.device))
         return self._loaded[1]
-
-
-def _asked_for(spec: ModelSpec) -> dict[str, Any]:
-    """A model as the suite asks for it."""
-    return spec.model_dump(mode="json", include={"name", "backend", "revision"})
 
 
 def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:

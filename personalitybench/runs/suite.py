@@ -13,6 +13,7 @@ from personalitybench.errors import ConfigurationError
 from personalitybench.questions import Half
 from personalitybench.resources import bundled
 from personalitybench.runs.calls import Call, Tuning
+from personalitybench.runs.throughput import Throughput
 from personalitybench.strengths import ChosenOn, Strength
 from personalitybench.traits import TARGETS, Target
 from personalitybench.validation import validate
@@ -34,6 +35,7 @@ class ModelSpec(_Part):
         revision: Hub revision.
         batch_size: Requests at a time.
         device: Torch device; the default is a GPU if there is one.
+        throughput: How fast it is, stated for the estimate of a dry run. Nothing else depends on it.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ModelSpec(_Part):
     revision: str | None = None
     batch_size: int = Field(default=32, ge=1)
     device: str | None = None
+    throughput: Throughput | None = None
 
 
 class MethodSpec(_Part):

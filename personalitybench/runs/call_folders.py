@@ -1,0 +1,118 @@
+"""Where the calls of a suite lie: what decides their answers, and with it the names of their folders and fits.
+
+Known before a model is loaded. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from personalitybench.artifacts.store import Fit
+from personalitybench.errors import ModelError
+from personalitybench.leaderboard.lm_eval_results import model_record
+from personalitybench.methods import MethodContext, create_method
+from personalitybench.prompts import Wording, load_wording
+from personalitybench.questions import QuestionSource, shared_source
+from personalitybench.runs import tuning
+from personalitybench.runs.calls import Call, Tuning
+from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
+from personalitybench.runs.store import CallFolder, RunFolder
+from personalitybench.runs.suite import ModelSpec, Suite
+from personalitybench.tasks import judge_fingerprint
+
+
+class CallFolders:
+    """The folders of a suite's calls in a run, and the fits that they need.
+
+    Args:
+        suite: The suite.
+        store: The run's folder.
+        source: Questions and descriptions, instead of those that the suite names.
+        wording: Templates, instead of those that the suite names.
+    """
+
+    def __init__(
+        self, suite: Suite, store: RunFolder, source: QuestionSource | None = None, wording: Wording | None = None
+    ) -> None:
+        self.suite = suite
+        self.store = store
+        self._given = (source, wording)
+        self._arguments: dict[str, tuple[dict[str, Any], str | None]] = {}
+
+    @cached_property
+    def source(self) -> QuestionSource:
+        """Questions and descriptions."""
+        return self._given[0] or shared_source(self.suite.questions.source, self.suite.questions.data_dir)
+
+    @cached_property
+    def wording(self) -> Wording:
+        """Templates of the protocol."""
+        return self._given[1] or load_wording(self.suite.protocol.prompts)
+
+    def context(self, seed: int) -> MethodContext:
+        """What a method may draw on."""
+        return MethodContext(self.wording, self.source, seed)
+
+    def fit(self, call: Call) -> Fit:
+        """The fit of a call's method: one for all strengths and targets."""
+        spec = call.model
+        method = create_method(call.method.name, call.method.settings, self.context(call.seed))
+        return Fit(call.method.name, method, self.model_record(spec), spec.backend, fit_arguments(spec))
+
+    def folder(self, call: Call) -> CallFolder:
+        """Folder of a call. The artifact that the run uses is part of its name; else the one that was fitted."""
+        fit = self.fit(call)
+        used = fit.noted(self.store.fits)
+        if used is None and (artifact := fit.artifact()) is not None:
+            used = artifact.sha256
+        return self.store.call(call.label, {**self.identity(call), "artifact": used})
+
+    def identity(self, call: Call) -> dict[str, Any]:
+        """All that decides a call's answers besides the artifact."""
+        return {
+            "model": self.model_record(call.model),
+            "model_spec": call.model.model_dump(mode="json", exclude={"name", "device", "throughput"}),
+            "task": {**self.suite.task_metadata(call), "data_dir": None},
+            "questions": self.source.revision,
+            "wording": self.wording.sha256,
+            "limit": self.suite.questions.limit,
+            "targets": [str(target) for target in self.suite.parsed_targets()],
+        }
+
+    def choice_file(self, each: Tuning) -> Path:
+        """A choice depends on the answers that it is made from, on the rule, and on who rated them."""
+        answers = [self.folder(call).folder.name for call in each.calls()]
+        identity = {"answers": answers, "rule": tuning.RULE, "slack": self.suite.tuning.slack}
+        return self.store.choice(each.label, identity, judge_fingerprint(self.suite.judges[0]))
+
+    def model_record(self, spec: ModelSpec) -> dict[str, str]:
+        """Name and revision of a model. Where its answers lie here already it need not be present any more.
+
+        Raises:
+            ModelError: There is no such model, and no answer of it.
+        """
+        try:
+            return model_record(spec.backend, self.model_arguments(spec), self._resolved(spec)[1])
+        except ModelError:
+            for folder in self.store.calls():
+                record = folder.record
+                if record["asked_for"] == asked_for(spec):
+                    return dict(record["model"])
+            raise
+
+    def model_arguments(self, spec: ModelSpec) -> dict[str, Any]:
+        """Arguments for lm-eval's model class, the model's name resolved."""
+        return self._resolved(spec)[0]
+
+    def _resolved(self, spec: ModelSpec) -> tuple[dict[str, Any], str | None]:
+        key = spec.model_dump_json()
+        if key not in self._arguments:
+            self._arguments[key] = resolve_arguments(spec)
+        return self._arguments[key]
+
+
+def asked_for(spec: ModelSpec) -> dict[str, Any]:
+    """A model as the suite asks for it."""
+    return spec.model_dump(mode="json", include={"name", "backend", "revision"})
