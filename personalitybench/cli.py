@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from personalitybench import __version__
+from personalitybench.checks.commands import methods_app
 from personalitybench.errors import PersonalityBenchError
 from personalitybench.interrupts import resumable
 from personalitybench.neurons.commands import neurons_app
@@ -34,6 +35,7 @@ app = typer.Typer(
 boards_app = typer.Typer(no_args_is_help=True, help="Make, check and show leaderboards.", rich_markup_mode="markdown")
 app.add_typer(boards_app, name="leaderboard")
 app.add_typer(judges_app, name="judges")
+app.add_typer(methods_app, name="methods")
 app.add_typer(neurons_app, name="neurons")
 
 LM_EVAL_CONTEXT = {
@@ -214,24 +216,6 @@ def tasks() -> None:
     from personalitybench.resources import bundled  # noqa: PLC0415
 
     typer.echo(bundled("tasks"))
-
-
-@app.command()
-def methods() -> None:
-    """List the induction methods and what each needs."""
-    from rich.table import Column, Table  # noqa: PLC0415
-
-    from personalitybench.methods import methods as registry  # noqa: PLC0415
-
-    whole = [Column(name, overflow="fold") for name in ("method", "needs", "settings")]
-    table = Table(whole[0], "strength", whole[1], whole[2], "what it does")
-    for name in registry.names():
-        kind = registry.get(name)
-        settings = ", ".join(f"{key}={field.default}" for key, field in kind.Settings.model_fields.items())
-        needs = ", ".join(sorted(kind.needs)) or "nothing"
-        strength = "yes" if kind.has_strength else "no"
-        table.add_row(f"{name} ({kind.version})", strength, needs, settings or "–", kind.summary)
-    _console().print(table)
 
 
 @app.command(epilog="Example: `lm_eval --model hf --model_args pretrained=$(personalitybench model demo) ...`")
