@@ -22,7 +22,7 @@ class Stopped(KeyboardInterrupt):  # as Ctrl-C is, so that nothing takes it for 
 
 
 def fit(subject: Subject) -> str:
-    """A fit leaves its artifact in the folder that it is told, with its cost, and a fit that is there is found again."""
+    """A fit leaves its artifact in the folder that it is told, with its cost; a fit that is there is found again."""
     if subject.fits_nothing:
         subject.unfitted_because = "the method fits nothing"
         return "it fits nothing"
@@ -166,9 +166,10 @@ def _stopped(subject: Subject) -> Artifact:
             kept[STOPPED] = _interrupt_and_finish(subject)
         except BrokenPromiseError as error:
             kept[STOPPED] = error
-    if isinstance(kept[STOPPED], BrokenPromiseError):
-        raise kept[STOPPED]
-    return kept[STOPPED]
+    found: Artifact | BrokenPromiseError = kept[STOPPED]
+    if isinstance(found, BrokenPromiseError):
+        raise found
+    return found
 
 
 def _interrupt_and_finish(subject: Subject) -> Artifact:

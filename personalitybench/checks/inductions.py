@@ -13,7 +13,7 @@ from personalitybench.checks.results import BrokenPromiseError, NotCheckedError,
 from personalitybench.checks.subject import Subject, show_place
 from personalitybench.errors import ConfigurationError, NeedsNotMetError
 from personalitybench.methods import Induction, create_method
-from personalitybench.traits import TARGETS, Target
+from personalitybench.traits import TARGETS, TRAIT_NAMES, Target
 
 _PLACEHOLDER = re.compile(r"\{\w*\}")
 _PLAIN = (str, int, float, bool, type(None))
@@ -101,10 +101,9 @@ def poles(subject: Subject) -> str:
         if _acts(own, one.question) == _acts(other, one.question):
             same.append(target.trait)
     traits = list(dict.fromkeys(same))
+    which = "every trait" if len(traits) == len(TRAIT_NAMES) else ", ".join(traits)
     if traits:
-        return Note(
-            f"both poles of {', '.join(traits)} get the same request: right for a baseline that induces nothing"
-        )
+        return Note(f"both poles of {which} get the same request: right for a baseline that induces nothing")
     return "they do, for all five traits"
 
 
@@ -143,7 +142,8 @@ def _scales(subject: Subject, own: float) -> str:
     low, high = (list(subject.induce(method, asked, value).values()) for value in (own, other))
     if all(_acts(a, q.question) == _acts(b, q.question) for a, b, (_, q) in zip(low, high, asked, strict=True)):
         raise BrokenPromiseError(
-            f"strengths {own:g} and {other:g} ask the same of the model although has_strength is True: use the strength "
+            f"strengths {own:g} and {other:g} ask the same of the model although has_strength is True: use the "
+            "strength "
             "that induce is given, or set has_strength to False"
         )
     target, one = asked[0]
