@@ -61,8 +61,10 @@ def run_checks(wanted: Wanted, *, keep_going: bool = False, starting: Starting =
         subject = Subject(wanted, Workshop(Path(root)))
         _refuse_wrong_options(subject)
         results = _run(OF_THE_CLASS, subject, starting)
-        if any(result.outcome is Outcome.FAIL for result in results):
-            return [*results, *_left_out(OF_AN_INSTANCE, "nothing else can be checked before")]
+        failed = [result.check for result in results if result.outcome is Outcome.FAIL]
+        if failed and (failed == ["contract"] or not keep_going):
+            hint = "--keep-going runs it all the same" if failed != ["contract"] else "nothing works without it"
+            return [*results, *_left_out(OF_AN_INSTANCE, hint)]
         subject.fits_nothing = not subject.kind.needs and fits.fits_nothing(subject)
         if wanted.model is not None and has_torch() and not subject.fits_nothing:
             starting("the model")
