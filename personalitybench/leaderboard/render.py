@@ -69,7 +69,7 @@ def method_labels(methods: Mapping[str, tuple[str, MethodId]]) -> dict[str, str]
 
     Returns:
         Label by key, e.g. ``p2``, ``npti at 1.4``, ``npti at 0.6–1.4`` (targets have their own),
-        ``few_shot (examples=4)``.
+        ``few_shot (examples=4)``; a combination is called by its parts, ``p2 + npti at 1.4``.
     """
     plain = {key: _plain_label(method) for key, (_, method) in methods.items()}
     known = Counter((model, plain[key]) for key, (model, _) in methods.items())
@@ -82,7 +82,8 @@ def method_labels(methods: Mapping[str, tuple[str, MethodId]]) -> dict[str, str]
 
 
 def _plain_label(method: MethodId) -> str:
-    return method.name if method.strength is None else f"{method.name} at {show_strength(method.strength)}"
+    name = " + ".join(part["name"] for part in method.settings["parts"]) if method.name == "combined" else method.name
+    return name if method.strength is None else f"{name} at {show_strength(method.strength)}"
 
 
 def strength_note(row: Row, board: Leaderboard) -> str:

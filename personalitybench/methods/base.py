@@ -45,8 +45,8 @@ class InductionMethod(Protocol):
     Attributes:
         summary: One line for lists.
         version: Raised when the same settings no longer give the same requests.
-        needs: What the backend must be able to do.
-        has_strength: Whether a strength scales the effect.
+        needs: What the backend must be able to do; an instance may need less than its class says.
+        has_strength: Whether a strength scales the effect; an instance may have none where its class says it may.
         Settings: Pydantic model of the settings.
         settings: The validated settings of an instance.
         context: What the instance may draw on.
@@ -81,6 +81,7 @@ methods: Registry[type[InductionMethod]] = Registry(
         "p2": "personalitybench.methods.p2:DescriptionPrompt",
         "few_shot": "personalitybench.methods.few_shot:FewShotPrompt",
         "npti": "personalitybench.methods.npti:NeuronSteering",
+        "combined": "personalitybench.methods.combined:CombinedMethods",
     },
 )
 
@@ -103,6 +104,7 @@ def create_method(
     missing = [part for part in ("version", "needs", "has_strength", "Settings", "induce") if not hasattr(kind, part)]
     if missing:
         raise ConfigurationError(f"method {name!r} lacks {', '.join(missing)}: see docs/add-a-method.md")
-    if strength is not None and not kind.has_strength:
+    made = kind(validate(kind.Settings, settings, f"settings of method {name!r}"), context)
+    if strength is not None and not made.has_strength:
         raise ConfigurationError(f"method {name!r} has no strength: leave it out")
-    return kind(validate(kind.Settings, settings, f"settings of method {name!r}"), context)
+    return made
