@@ -45,7 +45,7 @@ def prepare(subject: Subject, name: str) -> None:
     Raises:
         PersonalityBenchError: There is no such model, it cannot be loaded, or its backend cannot serve the method.
     """
-    wanted, needs = subject.wanted, subject.kind.needs
+    wanted, needs = subject.wanted, subject.needs
     check_needs(wanted.name, needs, CAPABILITIES.get(wanted.backend, frozenset()), wanted.backend)
     arguments, commit = model_arguments(wanted.backend, name, None, wanted.model_args)
     record = model_record(wanted.backend, arguments, commit)
@@ -57,7 +57,7 @@ def prepare(subject: Subject, name: str) -> None:
 
 def model(subject: Subject) -> str:
     """Asked for a target, the model answers otherwise than plain; its plain answers and weights stay as they are."""
-    if not subject.kind.needs:
+    if not subject.needs:
         raise NotCheckedError("the method asks nothing of a model but to read a prompt")
     about = subject.need_model()
     method = subject.ready()
@@ -75,7 +75,7 @@ def model(subject: Subject) -> str:
             f"answering under backend {subject.wanted.backend!r} raised {describe_error(error, subject.kind)}"
         ) from error
     steered = getattr(loaded, "steered_tokens", None)
-    if "intervention" in subject.kind.needs and steered is not None and any(answers) and steered == steered_before:
+    if "intervention" in subject.needs and steered is not None and any(answers) and steered == steered_before:
         raise BrokenPromiseError("no token was steered: the intervention of these targets edits nothing")
     later = Plain(_ask(loaded, plain), _weights(loaded))
     _same(first, later, "after it answered for a target", "something of the induction stays in the model")

@@ -35,10 +35,10 @@ def fit(subject: Subject) -> str:
 
     made, calls = _make(subject, FIRST, count)
     if made is None:
-        if not subject.kind.needs:
+        if not subject.needs:
             subject.unfitted_because = "the method fits nothing"
             return "it fits nothing"
-        needs = " and ".join(sorted(subject.kind.needs))
+        needs = " and ".join(sorted(subject.needs))
         raise BrokenPromiseError(
             f"fit returned None, but the method needs {needs}, which has to come from an artifact: return "
             "Artifact.open(context.folder)"

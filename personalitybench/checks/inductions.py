@@ -167,7 +167,9 @@ def _scales(subject: Subject, own: float) -> str:
 
 def needs(subject: Subject) -> str:
     """The needs are what inductions ask of a backend, no more and no less; what they name is there."""
-    declared = subject.kind.needs
+    declared = subject.needs
+    if not declared <= subject.kind.needs:
+        raise BrokenPromiseError("an instance needs more than its class declares: 'needs' of the class holds all")
     found = subject.induce(subject.ready(), subject.asked)
     used: set[str] = set()
     for place, induction in found.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from personalitybench.checks.results import BrokenPromiseError, NotCheckedError, describe_error
 from personalitybench.checks.workshop import Workshop
-from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, create_method, methods
+from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, Need, create_method, methods
 from personalitybench.prompts import load_wording
 from personalitybench.questions import Question, QuestionSource, shared_source
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Target
@@ -94,10 +94,23 @@ class Subject:
         """Settings that the method is checked with: those that it names for it, and over them the user's."""
         return {**getattr(self.kind, "check_settings", {}), **self.wanted.settings}
 
+    @cached_property
+    def declared(self) -> InductionMethod | type[InductionMethod]:
+        """What says what the method needs: an instance, whose settings may make that less than its class says."""
+        try:
+            return self.create()
+        except Exception:  # noqa: BLE001 (whatever it raises; the check of the settings is about it)
+            return self.kind
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the method needs of a backend with these settings."""
+        return self.declared.needs
+
     @property
     def strength(self) -> float | None:
         """The strength that the method is asked at."""
-        if not self.kind.has_strength:
+        if not self.declared.has_strength:
             return None
         return 1.0 if self.wanted.strength is None else self.wanted.strength
 
@@ -116,7 +129,7 @@ class Subject:
         Raises:
             NotCheckedError: It would need what a fit leaves, and there is none.
         """
-        if self.kind.needs and self.fitted is None:
+        if self.needs and self.fitted is None:
             raise NotCheckedError(f"needs what a fit leaves: {self.unfitted_because}")
         return self.create(self.fitted)
 

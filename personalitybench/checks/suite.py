@@ -65,7 +65,7 @@ def run_checks(wanted: Wanted, *, keep_going: bool = False, starting: Starting =
         if failed and (failed == ["contract"] or not keep_going):
             hint = "--keep-going runs it all the same" if failed != ["contract"] else "nothing works without it"
             return [*results, *_left_out(OF_AN_INSTANCE, hint)]
-        subject.fits_nothing = not subject.kind.needs and fits.fits_nothing(subject)
+        subject.fits_nothing = not subject.needs and fits.fits_nothing(subject)
         if wanted.model is not None and has_torch() and not subject.fits_nothing:
             starting("the model")
             answers.prepare(subject, wanted.model)
