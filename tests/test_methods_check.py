@@ -72,8 +72,8 @@ def _in_a_folder_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    if "forgetful" not in request.node.name:
-        monkeypatch.setattr(processes, "HASH_SEEDS", ("1",))  # one process is quicker
+    if "forgetful" not in request.node.name:  # the one that only other processes tell
+        monkeypatch.setattr(processes, "HASH_SEEDS", () if "tiny_model" in request.fixturenames else ("1",))
     yield
     fitted = sys.modules.get("personalitybench_broken.fitted")
     while fitted is not None and fitted.HOOKS:

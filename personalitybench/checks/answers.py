@@ -66,8 +66,9 @@ def model(subject: Subject) -> str:
     earlier, first = subject.before, Plain(_ask(loaded, plain), _weights(loaded))
     _same(earlier, first, "after the method was fitted and asked", "its fit or induce changes classes or settings")
     steered_before = getattr(loaded, "steered_tokens", None)
+    requests = _steered_prompts(loaded, subject, method)
     try:
-        answers = _ask(loaded, _steered_prompts(loaded, subject, method))
+        answers = _ask(loaded, requests)
     except PersonalityBenchError as error:
         raise BrokenPromiseError(f"backend {subject.wanted.backend!r} refuses: {error}") from error
     except Exception as error:

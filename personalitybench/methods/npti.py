@@ -178,9 +178,9 @@ class NeuronSteering:
     has_strength: ClassVar[bool] = True
     Settings: ClassVar[type[MethodSettings]] = NptiSettings
     check_settings: ClassVar[Mapping[str, Any]] = {
-        "questions": 4,
+        "questions": 2,
         "max_tokens": 8,
-        "batch_size": 4,
+        "batch_size": 2,
         "shards": 2,
         "at_least": 16,  # so few answers may differ in no neuron by the threshold
     }
