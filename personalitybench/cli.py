@@ -12,6 +12,7 @@ import typer
 
 from personalitybench import __version__
 from personalitybench.artifacts.commands import artifacts_app
+from personalitybench.checks.commands import methods_app
 from personalitybench.errors import ConfigurationError, PersonalityBenchError
 from personalitybench.interrupts import resumable
 from personalitybench.neurons.commands import neurons_app
@@ -36,6 +37,7 @@ boards_app = typer.Typer(no_args_is_help=True, help="Make, check and show leader
 app.add_typer(boards_app, name="leaderboard")
 app.add_typer(artifacts_app, name="artifacts")
 app.add_typer(judges_app, name="judges")
+app.add_typer(methods_app, name="methods")
 app.add_typer(neurons_app, name="neurons")
 
 LM_EVAL_CONTEXT = {
@@ -233,24 +235,6 @@ def tasks() -> None:
     from personalitybench.resources import bundled  # noqa: PLC0415
 
     typer.echo(bundled("tasks"))
-
-
-@app.command()
-def methods() -> None:
-    """List the induction methods and what each needs."""
-    from rich.table import Column, Table  # noqa: PLC0415
-
-    from personalitybench.methods import methods as registry  # noqa: PLC0415
-
-    whole = [Column(name, overflow="fold") for name in ("method", "needs", "settings")]
-    table = Table(whole[0], "strength", whole[1], whole[2], "what it does")
-    for name in registry.names():
-        kind = registry.get(name)
-        settings = ", ".join(f"{key}={field.default}" for key, field in kind.Settings.model_fields.items())
-        needs = ", ".join(sorted(kind.needs)) or "nothing"
-        strength = "yes" if kind.has_strength else "no"
-        table.add_row(f"{name} ({kind.version})", strength, needs, settings or "–", kind.summary)
-    _console().print(table)
 
 
 @app.command(epilog="Example: `lm_eval --model hf --model_args pretrained=$(personalitybench model demo) ...`")

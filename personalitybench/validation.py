@@ -1,11 +1,12 @@
-"""Pydantic's verdicts as one line for the user: the place, what was wrong, the nearest known name."""
+"""What a user wrote: pairs of an option, and pydantic's verdicts as one line (place, what was wrong, nearest name)."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from personalitybench.errors import ConfigurationError
@@ -28,6 +29,26 @@ def validate(model: type[M], value: Mapping[str, Any], where: str) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise ConfigurationError(f"{where}: {_explain(error, model)}") from error
+
+
+def parse_pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
+    """Read ``name=value`` pairs; a value is read as YAML, so ``true``, ``3`` and ``0.5`` are what they look like.
+
+    Raises:
+        ConfigurationError: A pair without ``=``, a value that is not YAML, a name that is given twice.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip():
+            raise ConfigurationError(f"{option} {pair!r}: write NAME=VALUE")
+        if name.strip() in found:
+            raise ConfigurationError(f"{option}: {name.strip()!r} is given twice: give it once")
+        try:
+            found[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{option} {pair!r}: the value is not YAML: quote it") from error
+    return found
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:

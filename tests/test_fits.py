@@ -34,8 +34,9 @@ from personalitybench.methods import Artifact, MethodContext, create_method  # n
 from personalitybench.methods.npti import NptiSettings  # noqa: E402
 from personalitybench.prompts import load_wording  # noqa: E402
 from personalitybench.questions import shared_source  # noqa: E402
-from personalitybench.runs.fit_command import FitOptions, fit_method, parse_pairs  # noqa: E402
+from personalitybench.runs.fit_command import FitOptions, fit_method  # noqa: E402
 from personalitybench.traits import TARGETS  # noqa: E402
+from personalitybench.validation import parse_pairs  # noqa: E402
 
 pytestmark = pytest.mark.model
 

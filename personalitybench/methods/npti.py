@@ -178,6 +178,13 @@ class NeuronSteering:
     needs: ClassVar[frozenset[Need]] = frozenset({"intervention"})
     has_strength: ClassVar[bool] = True
     Settings: ClassVar[type[MethodSettings]] = NptiSettings
+    check_settings: ClassVar[Mapping[str, Any]] = {
+        "questions": 2,
+        "max_tokens": 8,
+        "batch_size": 2,
+        "shards": 2,
+        "at_least": 16,  # so few answers may differ in no neuron by the threshold
+    }
 
     def __init__(self, settings: NptiSettings, context: MethodContext) -> None:
         self.context = context

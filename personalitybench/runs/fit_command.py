@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.console import Console
 
 from personalitybench.artifacts.store import Fit
 from personalitybench.artifacts.usage import fit_rows, fit_table, use_lines, use_metadata
 from personalitybench.costs import describe_cost
-from personalitybench.errors import ConfigurationError
 from personalitybench.leaderboard.lm_eval_results import model_record
 from personalitybench.methods import Artifact, MethodContext, create_method
 from personalitybench.prompts import load_wording
@@ -21,6 +18,7 @@ from personalitybench.questions import shared_source
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.suite import ModelSpec
+from personalitybench.validation import parse_pairs
 
 
 @dataclass(frozen=True)
@@ -93,26 +91,6 @@ def fit_method(options: FitOptions, console: Console) -> Artifact | None:
         return None
     _show(fit, artifact, console)
     return artifact
-
-
-def parse_pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
-    """Read ``name=value`` pairs; a value is read as YAML, so ``true``, ``3`` and ``0.5`` are what they look like.
-
-    Raises:
-        ConfigurationError: A pair without ``=``, a value that is not YAML, a name that is given twice.
-    """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals or not name.strip():
-            raise ConfigurationError(f"{option} {pair!r}: write NAME=VALUE")
-        if name.strip() in found:
-            raise ConfigurationError(f"{option}: {name.strip()!r} is given twice: give it once")
-        try:
-            found[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"{option} {pair!r}: the value is not YAML: quote it") from error
-    return found
 
 
 def _show(fit: Fit, artifact: Artifact, console: Console) -> None:

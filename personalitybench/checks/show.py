@@ -1,0 +1,76 @@
+"""Methods and results of checks as tables on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from personalitybench.backends.needs import CAPABILITIES
+from personalitybench.checks.results import Outcome, Result
+from personalitybench.checks.settings_table import describe_settings
+from personalitybench.methods import methods
+
+GUIDE = "docs/add-a-method.md"
+COLOURS = {Outcome.PASS: "green", Outcome.NOTE: "yellow", Outcome.SKIP: "dim", Outcome.FAIL: "bold red"}
+
+
+def show_list(console: Console) -> None:
+    """Print all methods."""
+    whole = [Column(name, overflow="fold") for name in ("method", "needs", "settings")]
+    table = Table(whole[0], "strength", whole[1], whole[2], "what it does")
+    for name in methods.names():
+        kind = methods.get(name)
+        settings = ", ".join(f"{key}={field.default}" for key, field in kind.Settings.model_fields.items())
+        needs = ", ".join(sorted(kind.needs)) or "nothing"
+        strength = "yes" if kind.has_strength else "no"
+        table.add_row(
+            escape(f"{name} ({kind.version})"), strength, needs, escape(settings) or "–", escape(kind.summary)
+        )
+    console.print(table)
+
+
+def show_method(name: str, console: Console) -> None:
+    """Print one method: what it is, what it needs and who can give that, and its settings.
+
+    Raises:
+        ConfigurationError: There is no such method.
+    """
+    kind = methods.get(name)
+    able = sorted(backend for backend, can in CAPABILITIES.items() if kind.needs <= can)
+    served = "any backend" if not kind.needs else ", ".join(able) or "no backend of this version"
+    lines = {
+        "method": f"{name}, version {kind.version}: {kind.summary}",
+        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "needs": f"{', '.join(sorted(kind.needs)) or 'nothing but a prompt'} ({served})",
+        "strength": "yes: it scales the effect" if kind.has_strength else "no",
+    }
+    for title, text in lines.items():
+        console.print(f"{title + ':':10}{text}", highlight=False, markup=False, soft_wrap=True)
+    described = describe_settings(kind.Settings)
+    if not described:
+        console.print("settings: none", highlight=False)
+        return
+    table = Table("setting", "default", Column("values", overflow="fold"), Column("what it is for", overflow="fold"))
+    for one in described:
+        table.add_row(one.name, escape(one.default), escape(one.values), escape(one.about))
+    console.print(table)
+
+
+def show_results(name: str, results: Sequence[Result], console: Console) -> None:
+    """Print what came of the checks, and the promises that are not kept."""
+    table = Table("check", "result", Column("what was found", overflow="fold"), Column("s", justify="right"))
+    for result in results:
+        colour = COLOURS[result.outcome]
+        took = f"{result.seconds:.1f}" if result.seconds >= 0.05 else ""
+        table.add_row(result.check, f"[{colour}]{result.outcome}[/]", escape(result.reason), took)
+    console.print(table)
+    failed = [result for result in results if result.outcome is Outcome.FAIL]
+    for result in failed:
+        console.print(f"{result.check} promises: {result.promise}", highlight=False, markup=False, soft_wrap=True)
+    passed = sum(result.outcome in {Outcome.PASS, Outcome.NOTE} for result in results)
+    counted = f"{passed} passed, {len(failed)} failed, {len(results) - passed - len(failed)} skipped"
+    hint = f"; the contract is in {GUIDE}" if failed else ""
+    console.print(f"{name}: {counted}{hint}", highlight=False, markup=False, soft_wrap=True)
