@@ -1,0 +1,237 @@
+"""Adapters of many targets in one batch, beside steered and plain requests: each gets what it gets alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
+
+from personalitybench.backends.adapter_files import AdapterFiles
+from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError, StorageError
+from tests.vllm.engines import Request, answer, edited_by, params_of, prompt_of, tokens_of, transformers_tokens
+from tests.vllm.models import LAYERS, config_of, save_adapter, save_model
+from tests.vllm.test_prefix_cache import BLOCK, some_prompt
+
+Engine = Callable[..., Any]
+ROOM = {"enable_lora": True, "max_loras": 4, "max_lora_rank": 8}
+PROMPT = [0, 17, 33, 250, 401]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONALITYBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def adapters(models: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Three adapters for the tiny Llama."""
+    root = tmp_path_factory.mktemp("adapters")
+    return [save_adapter(root / str(seed), models("llama"), seed) for seed in range(3)]
+
+
+def mixed(adapters: list[str], interventions: list[str]) -> list[Request]:
+    """Plain, adapters (one at two strengths and turned round), steered, and both at once."""
+    first, second = {"adapter": adapters[0]}, {"adapter": adapters[1]}
+    steered = {"intervention": interventions[0], "strength": 1.0}
+    wanted: list[dict[str, Any] | None] = [
+        first,
+        None,
+        first | {"adapter_strength": 0.5},
+        second,
+        steered,
+        second | steered,
+        first | {"intervention": interventions[1], "strength": 1.3, "first_token": True},
+        second | {"adapter_strength": -0.5},
+        None,
+    ]
+    prompts = [some_prompt(200 + number, 5 + 4 * number) for number in range(len(wanted))]
+    return [Request(prompt, wish) for prompt, wish in zip(prompts, wanted, strict=True)]
+
+
+def plain(requests: list[Request]) -> list[Request]:
+    return [Request(one.prompt, new_tokens=one.new_tokens) for one in requests]
+
+
+def test_a_mixed_batch_equals_each_alone_and_peft(
+    engine: Engine, models: Callable[[str], Path], adapters: list[str], interventions: list[str]
+) -> None:
+    requests = mixed(adapters, interventions)
+    llm = engine(**ROOM)
+    together, edited, scheduled, applied = edited_by(llm, requests)
+    assert together == [tokens_of(llm, [one])[0] for one in requests]
+    assert together == transformers_tokens(models("llama"), requests)
+    without = tokens_of(engine(), plain(requests))
+    assert [one != other for one, other in zip(together, without, strict=True)] == [
+        one.wanted is not None for one in requests
+    ]
+    steered = [one for one, request in zip(together, requests, strict=True) if "strength" in (request.wanted or {})]
+    assert edited == scheduled == sum(len(one) - 1 for one in steered) + 1, "adapters edit nothing"
+    assert applied == [edited] * LAYERS
+
+
+@pytest.mark.parametrize("family", ["phi3", "gemma2"])
+def test_other_families_are_served_too(
+    engine: Engine, models: Callable[[str], Path], interventions: list[str], tmp_path: Path, family: str
+) -> None:
+    """Phi-3 has its projections joined; Gemma-2 scales and norms around them."""
+    names = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"] if family == "phi3" else None
+    settings = {"target_modules": names} if names else {}
+    own = [save_adapter(tmp_path / str(seed), models(family), seed, **settings) for seed in range(2)]
+    requests = mixed(own, interventions)
+    together = tokens_of(engine(family, **ROOM), requests)
+    assert together == transformers_tokens(models(family), requests)
+    assert together[0] != tokens_of(engine(family), plain(requests[:1]))[0]
+
+
+def test_a_stock_engine_serves_adapters_as_its_own(engine: Engine, adapters: list[str]) -> None:
+    from vllm.lora.request import LoRARequest
+
+    llm = engine(steerable=False, **ROOM)
+    wished = [Request(some_prompt(210 + number), {"adapter": adapters[number]}) for number in range(2)]
+    asked = [Request(one.prompt) for one in wished]
+    params = [params_of(one) for one in asked]
+    stock = llm.generate(
+        [prompt_of(one) for one in asked],
+        params,
+        lora_request=[LoRARequest(str(number), number + 1, folder) for number, folder in enumerate(adapters[:2])],
+        use_tqdm=False,
+    )
+    expected = [list(one.outputs[0].token_ids) for one in stock]
+    # Beside plain requests, whom vLLM 0.32 gives the last adapter on CPUs.
+    found = tokens_of(llm, [*asked, *wished])
+    assert found[2:] == expected
+    assert found[:2] == tokens_of(engine(steerable=False), asked)
+
+
+def test_more_adapters_than_room_wait_for_each_other(
+    engine: Engine, adapters: list[str], interventions: list[str]
+) -> None:
+    """One place for adapters; three of them, and one at another strength, come in one batch."""
+    wanted: list[dict[str, Any] | None] = [{"adapter": folder} for folder in adapters]
+    wanted += [{"adapter": adapters[0], "adapter_strength": 2.0}, None]
+    requests = [Request(some_prompt(220 + number), wish) for number, wish in enumerate(wanted * 2)]
+    narrow = engine(**{**ROOM, "max_loras": 1})
+    expected = [tokens_of(engine(**ROOM), [one])[0] for one in requests]
+    assert tokens_of(narrow, requests) == expected
+    assert len({tuple(one) for one in expected}) == len(requests)
+
+
+def test_strength_nothing_is_no_adapter(engine: Engine, adapters: list[str]) -> None:
+    llm, prompt = engine(**ROOM), some_prompt(230)
+    none, off = Request(prompt), Request(prompt, {"adapter": adapters[0], "adapter_strength": 0.0})
+    assert tokens_of(llm, [none]) == tokens_of(llm, [off])
+
+
+def test_an_adapter_that_was_written_anew_is_another_one(
+    engine: Engine, models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Neither weights nor keys and values of the first are served for the second, in the same folder."""
+    caching = engine(enable_prefix_caching=True, block_size=BLOCK, num_gpu_blocks_override=256, **ROOM)
+    fresh, own = engine(**ROOM), tmp_path / "own"
+    request = Request(some_prompt(240, 90), {"adapter": str(own)}, new_tokens=8)
+    answers = []
+    for seed in (30, 31):
+        save_adapter(own, models("llama"), seed)
+        first, again = answer(caching, [request])[0], answer(caching, [request])[0]
+        assert (first.cached_tokens, again.cached_tokens >= BLOCK) == (0, True)
+        assert first.tokens == again.tokens == tokens_of(fresh, [request])[0]
+        answers.append(first.tokens)
+    assert answers[0] != answers[1]
+    plain_one = answer(caching, [Request(request.prompt, new_tokens=8)])[0]
+    assert plain_one.cached_tokens == 0
+
+
+def test_requests_that_name_an_adapter_themselves_cannot_wish_another(engine: Engine, adapters: list[str]) -> None:
+    from vllm.lora.request import LoRARequest
+
+    llm = engine(**ROOM)
+    one = Request(PROMPT, {"adapter": adapters[0]}, new_tokens=4)
+    with pytest.raises(ConfigurationError, match="names the LoRA adapter 'own' itself and wishes"):
+        llm.generate(
+            [prompt_of(one)], [params_of(one)], lora_request=LoRARequest("own", 1, adapters[1]), use_tqdm=False
+        )
+    assert not llm.llm_engine.has_unfinished_requests()
+
+
+def test_engines_without_room_for_adapters_say_how_to_get_it(engine: Engine, adapters: list[str]) -> None:
+    for llm in (engine(), engine(steerable=False)):
+        with pytest.raises(NeedsNotMetError, match=r"without room for adapters: load it with enable_lora=True"):
+            tokens_of(llm, [Request(PROMPT, {"adapter": adapters[0]})])
+
+
+def bad_adapter(what: str, folder: Path, models: Callable[[str], Path]) -> None:
+    """Save an adapter that cannot be served."""
+    if what == "nowhere":
+        return
+    model = models("llama")
+    if what == "widths":
+        model = folder.parent / "wide"
+        save_model(model, config_of("llama", intermediate_size=96))
+    if what == "layers":
+        model = folder.parent / "deep"
+        save_model(model, config_of("llama", num_hidden_layers=4))
+    settings: dict[str, dict[str, Any]] = {
+        "rank": {"rank": 16},
+        "dora": {"use_dora": True},
+        "patterns": {"rank_pattern": {"q_proj": 2}},
+        "head": {"target_modules": ["q_proj", "lm_head"]},
+    }
+    save_adapter(folder, model, 0, **settings.get(what, {}))
+    weights = folder / "adapter_model.safetensors"
+    if what == "bin":
+        weights.rename(folder / "adapter_model.bin")
+    if what == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-40])
+    if what in {"kind", "pissa"}:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config |= {"peft_type": "IA3"} if what == "kind" else {"init_lora_weights": "pissa"}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+REFUSALS: list[tuple[str, type[Exception], str]] = [
+    ("nowhere", StorageError, r"has no adapter_config\.json: name a folder that peft saved"),
+    ("bin", StorageError, r"adapter_model\.bin, which may run code"),
+    ("truncated", StorageError, r"adapter_model\.safetensors is truncated or was altered"),
+    ("kind", NeedsNotMetError, "is of peft type IA3"),
+    ("dora", NeedsNotMetError, r"not plain LoRA \(use_dora=True\)"),
+    ("patterns", NeedsNotMetError, r"not plain LoRA \(rank_pattern="),
+    ("pissa", NeedsNotMetError, r"not plain LoRA \(init_lora_weights='pissa'\)"),
+    ("head", NeedsNotMetError, "lm_head.*is not served"),
+    ("rank", NeedsNotMetError, "rank 16, the engine was loaded for adapters of rank 8.*raise max_lora_rank"),
+    ("widths", ModelError, r"made for another model: .* this model has 3 layers and needs"),
+    ("layers", ModelError, r"made for another model: .*layers\.3\."),
+]
+
+
+@pytest.mark.parametrize(("what", "kind", "text"), REFUSALS)
+def test_a_refused_adapter_leaves_the_engine_as_it_was(
+    engine: Engine, models: Callable[[str], Path], tmp_path: Path, what: str, kind: type[Exception], text: str
+) -> None:
+    llm = engine(**ROOM)
+    bad_adapter(what, tmp_path / "own", models)
+    good = Request(PROMPT, new_tokens=4)
+    with pytest.raises(kind, match=text):
+        tokens_of(llm, [good, Request(PROMPT, {"adapter": str(tmp_path / "own")}), good])
+    assert not llm.llm_engine.has_unfinished_requests()
+    assert tokens_of(llm, [good]) == tokens_of(engine(), [good])
+
+
+def test_copies_are_made_once_and_damage_is_noticed(adapters: list[str], tmp_path: Path) -> None:
+    files = AdapterFiles.open(Path(adapters[0]))
+    half = files.scaled(0.5)
+    assert json.loads((half / "adapter_config.json").read_text())["lora_alpha"] == files.alpha / 2
+    assert half == files.scaled(0.5) != files.scaled(1.0)
+    weights = half / "adapter_model.safetensors"
+    assert weights.samefile(files.scaled(1.0) / weights.name)
+    assert not weights.samefile(Path(adapters[0]) / weights.name), "the folder may be written anew in place"
+    assert [one.name for one in half.parent.iterdir() if one.name.startswith(f".{files.sha256}")] == []
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(StorageError, match="was altered: delete"):
+        files.scaled(0.5)
+    weights.write_bytes(whole)
