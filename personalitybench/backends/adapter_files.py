@@ -95,7 +95,7 @@ class AdapterFiles:
     @property
     def modules(self) -> frozenset[str]:
         """Last names of the projections that it changes, such as ``q_proj``."""
-        return frozenset(_place(name)[1] for name in self.shapes)
+        return frozenset(_place(self.folder, name)[1] for name in self.shapes)
 
     def check_model(self, text_config: Any) -> None:
         """Refuse a model that the adapter was not made for; backends may cut or pad what does not fit in silence.
@@ -109,7 +109,7 @@ class AdapterFiles:
         """
         sizes = _sizes(text_config)
         for name, shape in self.shapes.items():
-            layer, module, side = _place(name)
+            layer, module, side = _place(self.folder, name)
             if module not in sizes:
                 raise NeedsNotMetError(
                     f"adapter {self.folder} changes {module!r}, which is not served: fit it on projections of "
@@ -196,11 +196,8 @@ def _open(folder: Path, _written: tuple[tuple[int, ...], ...]) -> AdapterFiles:
         raise StorageError(f"{weights} is truncated or was altered ({error}): restore it, or fit it again") from error
     if not shapes:
         raise StorageError(f"{weights} holds no tensor: fit the adapter again")
-    strange = [name for name in shapes if _TENSOR.search(name) is None]
-    if strange:
-        raise NeedsNotMetError(
-            f"adapter {folder} holds {strange[0]!r}, which is not served: fit it on projections of attention and MLP"
-        )
+    for name in shapes:
+        _place(folder, name)
     sums = {CONFIG_FILE: sha256_file(folder / CONFIG_FILE), WEIGHTS_FILE: sha256_file(weights)}
     return AdapterFiles(folder, content_hash(sums), sums[WEIGHTS_FILE], config, shapes)
 
@@ -235,10 +232,13 @@ def _missing(folder: Path, name: str) -> StorageError:
     return StorageError(f"adapter {folder} has no {name}: name a folder that peft saved, or fit the method again")
 
 
-def _place(tensor: str) -> tuple[int, str, str]:
+def _place(folder: Path, tensor: str) -> tuple[int, str, str]:
     """Layer, projection, and A or B of a tensor's name."""
     match = _TENSOR.search(tensor)
-    assert match is not None  # _open refuses all others
+    if match is None:
+        raise NeedsNotMetError(
+            f"adapter {folder} holds {tensor!r}, which is not served: fit it on projections of attention and MLP"
+        )
     return int(match[1]), match[2], match[3]
 
 

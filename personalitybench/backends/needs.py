@@ -78,11 +78,15 @@ def check_needs(method: str, needs: frozenset[str], capabilities: frozenset[str]
         NeedsNotMetError: Names what is missing and the backends that can.
     """
     lacking = sorted(needs - capabilities)
-    if lacking:
-        able = sorted(name for name, can in CAPABILITIES.items() if needs <= can)
-        which = f"backend {backend!r}" if backend else "this model type"
-        how = f" (vLLM: {LORA_HINT})" if "adapter" in lacking else ""
-        raise NeedsNotMetError(
-            f"method {method!r} needs {' and '.join(lacking)}, which {which} cannot do as it is loaded; "
-            f"backends that can: {', '.join(able) or 'none in this version'}{how}"
-        )
+    if not lacking:
+        return
+    needed = f"method {method!r} needs {' and '.join(lacking)}, which"
+    if needs <= CAPABILITIES.get(backend, frozenset()):
+        raise NeedsNotMetError(f"{needed} backend {backend!r} cannot do as this model is loaded: {LORA_HINT}")
+    able = sorted(name for name, can in CAPABILITIES.items() if needs <= can)
+    # A model that is loaded already may be lm-eval's own vllm, which can what it was loaded for.
+    how = f"; lm-eval's own vllm: {LORA_HINT}" if "adapter" in lacking and not backend else ""
+    raise NeedsNotMetError(
+        f"{needed} {f'backend {backend!r}' if backend else 'this model type'} cannot do; "
+        f"backends that can: {', '.join(able) or 'none in this version'}{how}"
+    )

@@ -253,6 +253,32 @@ def _call_refused(name: str, requests: list[dict[str, Any]]) -> str:
     return f"answered: {found}"
 
 
+def _call_answer_async(model: str, requests: list[dict[str, Any]], **options: Any) -> list[Any]:
+    """What an ``AsyncLLM`` answers to requests that come at once; the text of the error of one that is refused."""
+    import asyncio
+
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    async def answer_all() -> list[Any]:
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(model, **{**STOCK, "load_format": PLUGIN, **options}))
+
+        async def one(name: str, request: Request) -> Any:
+            try:
+                outputs = [each async for each in llm.generate(prompt_of(request), params_of(request), name)]
+            except Exception as error:  # noqa: BLE001 (the test looks at it)
+                cause = error.__cause__ or error  # vLLM wraps what its caller did not expect
+                return f"{type(cause).__name__}: {cause}"
+            return list(outputs[-1].outputs[0].token_ids)
+
+        try:
+            return list(await asyncio.gather(*(one(str(n), Request(**each)) for n, each in enumerate(requests))))
+        finally:
+            llm.shutdown()
+
+    return asyncio.run(answer_all())
+
+
 def _call_modules_of(name: str, model: str, **options: Any) -> list[str]:
     """Modules of this project that are there once an engine has started."""
     _call_open(name, model, **options)
@@ -281,6 +307,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "open_refused": _call_open_refused,
     "modules_of": _call_modules_of,
     "answer": _call_answer,
+    "answer_async": _call_answer_async,
     "refused": _call_refused,
     "reports": _call_reports,
     "rpc": _call_rpc,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,28 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 
+from lm_eval.api.instance import Instance
+
 from personalitybench.backends.adapter_files import AdapterFiles
+from personalitybench.backends.loading import load_model
+from personalitybench.backends.needs import STEERABLE_VLLM, capabilities_of, engine_with_plugin
+from personalitybench.backends.vllm.adapters import _named
+from personalitybench.backends.vllm.canary import prove_steering
+from personalitybench.backends.vllm.engine import engine_arguments
 from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError, StorageError
-from tests.vllm.engines import Request, answer, edited_by, params_of, prompt_of, tokens_of, transformers_tokens
+from tests.vllm.engines import (
+    PENALTY,
+    PLUGIN,
+    STOCK,
+    Request,
+    answer,
+    edited_by,
+    params_of,
+    prompt_of,
+    run_elsewhere,
+    tokens_of,
+    transformers_tokens,
+)
 from tests.vllm.models import LAYERS, config_of, save_adapter, save_model
 from tests.vllm.test_prefix_cache import BLOCK, some_prompt
 
@@ -164,48 +182,22 @@ def test_engines_without_room_for_adapters_say_how_to_get_it(engine: Engine, ada
             tokens_of(llm, [Request(PROMPT, {"adapter": adapters[0]})])
 
 
-def bad_adapter(what: str, folder: Path, models: Callable[[str], Path]) -> None:
-    """Save an adapter that cannot be served."""
-    if what == "nowhere":
-        return
-    model = models("llama")
-    if what == "widths":
-        model = folder.parent / "wide"
-        save_model(model, config_of("llama", intermediate_size=96))
-    if what == "layers":
-        model = folder.parent / "deep"
-        save_model(model, config_of("llama", num_hidden_layers=4))
-    settings: dict[str, dict[str, Any]] = {
-        "rank": {"rank": 16},
-        "dora": {"use_dora": True},
-        "patterns": {"rank_pattern": {"q_proj": 2}},
-        "head": {"target_modules": ["q_proj", "lm_head"]},
-    }
-    save_adapter(folder, model, 0, **settings.get(what, {}))
-    weights = folder / "adapter_model.safetensors"
-    if what == "bin":
-        weights.rename(folder / "adapter_model.bin")
-    if what == "truncated":
-        weights.write_bytes(weights.read_bytes()[:-40])
-    if what in {"kind", "pissa"}:
-        config = json.loads((folder / "adapter_config.json").read_text())
-        config |= {"peft_type": "IA3"} if what == "kind" else {"init_lora_weights": "pissa"}
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-
-
 REFUSALS: list[tuple[str, type[Exception], str]] = [
     ("nowhere", StorageError, r"has no adapter_config\.json: name a folder that peft saved"),
-    ("bin", StorageError, r"adapter_model\.bin, which may run code"),
-    ("truncated", StorageError, r"adapter_model\.safetensors is truncated or was altered"),
-    ("kind", NeedsNotMetError, "is of peft type IA3"),
-    ("dora", NeedsNotMetError, r"not plain LoRA \(use_dora=True\)"),
-    ("patterns", NeedsNotMetError, r"not plain LoRA \(rank_pattern="),
-    ("pissa", NeedsNotMetError, r"not plain LoRA \(init_lora_weights='pissa'\)"),
-    ("head", NeedsNotMetError, "lm_head.*is not served"),
     ("rank", NeedsNotMetError, "rank 16, the engine was loaded for adapters of rank 8.*raise max_lora_rank"),
     ("widths", ModelError, r"made for another model: .* this model has 3 layers and needs"),
-    ("layers", ModelError, r"made for another model: .*layers\.3\."),
 ]
+
+
+def bad_adapter(what: str, folder: Path, models: Callable[[str], Path]) -> Request:
+    """Make a request for an adapter that cannot be served."""
+    model = models("llama")
+    if what == "widths":
+        model = folder / "wide"
+        save_model(model, config_of("llama", intermediate_size=96))
+    if what != "nowhere":
+        save_adapter(folder / what, model, 0, rank=16 if what == "rank" else 4)
+    return Request(PROMPT, {"adapter": str(folder / what)}, new_tokens=4)
 
 
 @pytest.mark.parametrize(("what", "kind", "text"), REFUSALS)
@@ -213,25 +205,103 @@ def test_a_refused_adapter_leaves_the_engine_as_it_was(
     engine: Engine, models: Callable[[str], Path], tmp_path: Path, what: str, kind: type[Exception], text: str
 ) -> None:
     llm = engine(**ROOM)
-    bad_adapter(what, tmp_path / "own", models)
     good = Request(PROMPT, new_tokens=4)
     with pytest.raises(kind, match=text):
-        tokens_of(llm, [good, Request(PROMPT, {"adapter": str(tmp_path / "own")}), good])
+        tokens_of(llm, [good, bad_adapter(what, tmp_path, models), good])
     assert not llm.llm_engine.has_unfinished_requests()
     assert tokens_of(llm, [good]) == tokens_of(engine(), [good])
 
 
-def test_copies_are_made_once_and_damage_is_noticed(adapters: list[str], tmp_path: Path) -> None:
-    files = AdapterFiles.open(Path(adapters[0]))
-    half = files.scaled(0.5)
-    assert json.loads((half / "adapter_config.json").read_text())["lora_alpha"] == files.alpha / 2
-    assert half == files.scaled(0.5) != files.scaled(1.0)
-    weights = half / "adapter_model.safetensors"
-    assert weights.samefile(files.scaled(1.0) / weights.name)
-    assert not weights.samefile(Path(adapters[0]) / weights.name), "the folder may be written anew in place"
-    assert [one.name for one in half.parent.iterdir() if one.name.startswith(f".{files.sha256}")] == []
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-1] + b"x")
-    with pytest.raises(StorageError, match="was altered: delete"):
-        files.scaled(0.5)
-    weights.write_bytes(whole)
+def test_an_engine_in_another_process_and_many_clients(
+    engine: Engine, models: Callable[[str], Path], adapters: list[str], interventions: list[str], tmp_path: Path
+) -> None:
+    """As vLLM's server runs it: the request's adapter is chosen here and loaded there."""
+    requests = mixed(adapters, interventions)
+    asked = [*requests, bad_adapter("nowhere", tmp_path, models)]
+    call = {"call": "answer_async", "model": str(models("llama")), "requests": asked, **ROOM}
+    (found,) = run_elsewhere(tmp_path, [call], VLLM_ENABLE_V1_MULTIPROCESSING="1")
+    assert found[:-1] == tokens_of(engine(**ROOM), requests)
+    assert found[-1].startswith("StorageError: adapter")
+
+
+LM_EVAL = {"max_gen_toks": 10, "until": [], "do_sample": False, "temperature": 0.0, "repetition_penalty": PENALTY}
+
+
+def lm_eval_request(text: str, wanted: dict[str, Any] | None) -> Instance:
+    extra = {"extra_args": {PLUGIN: wanted}} if wanted else {}
+    return Instance("generate_until", {"id": text}, (text, LM_EVAL | extra), 0)
+
+
+@pytest.fixture(scope="session")
+def lm_eval_models(models: Callable[[str], Path]) -> dict[str, Any]:
+    """Ours and lm-eval's own; they stay, as all engines of this process do."""
+    args = {**STOCK, **ROOM, "pretrained": str(models("llama"))}
+    return {name: load_model(name, args, 16, None) for name in (STEERABLE_VLLM, "vllm")}
+
+
+def test_lm_eval_models_serve_adapters_and_prove_it(
+    lm_eval_models: dict[str, Any], adapters: list[str], interventions: list[str]
+) -> None:
+    ours, stock = lm_eval_models[STEERABLE_VLLM], lm_eval_models["vllm"]
+    steered = {"intervention": interventions[0], "strength": 1.0}
+    wanted: list[dict[str, Any] | None] = [
+        None,
+        {"adapter": adapters[0]},
+        {"adapter": adapters[1], "adapter_strength": 0.5},
+        {"adapter": adapters[0], "adapter_strength": 0.0},
+        {"adapter": adapters[1]} | steered,
+    ]
+    requests = [lm_eval_request("What do you do when a plan falls apart?", wish) for wish in wanted]
+    answers = ours.generate_until(requests, disable_tqdm=True)
+    assert len(set(answers)) == 4
+    assert answers[0] == answers[3]
+    assert stock.generate_until(requests[:4], disable_tqdm=True) == answers[:4]
+
+    proven = {(str(wish.adapter), wish.adapter_strength) for wish in ours.logit_changes}
+    assert proven == {(adapters[0], 1.0), (adapters[1], 0.5), (adapters[1], 1.0)}
+    assert min(ours.logit_changes.values()) > 0.01
+    assert ours.steered_tokens == 9, "of one request"
+
+    assert capabilities_of(ours) == {"adapter", "intervention"}
+    assert capabilities_of(stock) == {"adapter"}
+    requests[1].resps = [answers[1]]
+    proof = prove_steering(engine_with_plugin(stock), stock, requests[1])
+    assert proof["logit_change"] > 0.01
+    assert "edited_tokens" not in proof
+    assert prove_steering(engine_with_plugin(stock), stock, requests[3]) == {}
+    with pytest.raises(NeedsNotMetError, match="load_format=personalitybench"):
+        stock.generate_until(requests[4:], disable_tqdm=True)
+
+
+def test_an_adapter_that_changes_nothing_fails_the_canary(
+    lm_eval_models: dict[str, Any], models: Callable[[str], Path], tmp_path: Path
+) -> None:
+    idle = save_adapter(tmp_path / "idle", models("llama"), 0, scale=0.0)
+    with pytest.raises(ModelError, match=r"adapter changed nothing: .*idle at strength 1 leaves the logits"):
+        lm_eval_models[STEERABLE_VLLM].generate_until([lm_eval_request("Why?", {"adapter": idle})], disable_tqdm=True)
+
+
+def test_an_engine_that_forgot_the_adapter_fails_the_canary(
+    lm_eval_models: dict[str, Any], adapters: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where ``VLLM_PLUGINS`` leaves the plug-in out: the wish travels, and nobody reads it."""
+    monkeypatch.setattr("personalitybench.backends.vllm.plugin._wants_anything", lambda _: False)
+    with pytest.raises(ModelError, match="was answered with none: see that VLLM_PLUGINS"):
+        request = lm_eval_request("Why?", {"adapter": adapters[2]})
+        lm_eval_models[STEERABLE_VLLM].generate_until([request], disable_tqdm=True)
+
+
+def test_room_is_made_where_lora_is_enabled() -> None:
+    assert "max_loras" not in engine_arguments({})
+    made = engine_arguments({"enable_lora": True, "max_lora_rank": 64})
+    assert (made["max_loras"], made["max_lora_rank"]) == (10, 64)
+
+
+def test_numbers_of_adapters_differ_even_where_their_hashes_agree(
+    adapters: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("personalitybench.backends.vllm.adapters._IDS", 2)
+    monkeypatch.setattr("personalitybench.backends.vllm.adapters._names", {})
+    files = [AdapterFiles.open(Path(folder)) for folder in adapters[:2]]
+    asked = [_named(files[0], 1.0), _named(files[1], 1.0), _named(files[0], 1.0)]
+    assert asked[0].lora_int_id == asked[2].lora_int_id != asked[1].lora_int_id

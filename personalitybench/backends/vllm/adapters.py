@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 from vllm.lora.peft_helper import PEFTHelper
@@ -46,26 +47,24 @@ def put_adapter(wish: Wish, client: Any, call: inspect.BoundArguments) -> None:
             f"a request names the LoRA adapter {given.lora_name!r} itself and wishes {wish.adapter} besides: leave one "
             "of them out"
         )
-    wanted = _lora_request(wish, client)
+    wanted = _lora_request(wish.adapter, wish.adapter_strength, client)
     if holder is not None:
         holder.lora_request = wanted
     call.arguments["lora_request"] = wanted
 
 
-def _lora_request(wish: Wish, client: Any) -> LoRARequest | None:
-    assert wish.adapter is not None
+def _lora_request(folder: Path, strength: float, client: Any) -> LoRARequest | None:
     lora_config = client.vllm_config.lora_config
     if lora_config is None:
         raise NeedsNotMetError(
-            f"a request wishes the adapter {wish.adapter}, but the model was loaded without room for adapters: "
-            f"{LORA_HINT}"
+            f"a request wishes the adapter {folder}, but the model was loaded without room for adapters: {LORA_HINT}"
         )
-    files = AdapterFiles.open(wish.adapter)
+    files = AdapterFiles.open(folder)
     served: dict[tuple[str, float], LoRARequest | None] = client.__dict__.setdefault(_SERVED, {})
-    key = (files.sha256, wish.adapter_strength)
+    key = (files.sha256, strength)
     if key not in served:
         _check(files, client.vllm_config)
-        served[key] = _named(files, wish.adapter_strength) if wish.adapter_strength else None
+        served[key] = _named(files, strength) if strength else None
     return served[key]
 
 

@@ -34,7 +34,7 @@ class PunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not inst
         """``y = scale * x @ A``, as vLLM's; ``y`` [tokens, rank] is zero where no adapter is."""
         _multiply(self._rows, y.view(-1, y.shape[-1]), x, w_t_all, scale, add=False)
 
-    def _apply_expand(
+    def _apply_expand(  # noqa: PLR0917 (vLLM's signature)
         self, y: Tensor, x: Tensor, w_t_all: Tensor, y_offset: int, y_slice_size: int, add_inputs: bool = True
     ) -> None:
         """``y[:, slice] += x @ B``, as vLLM's."""
@@ -73,7 +73,7 @@ class PunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not inst
 
 def _by_adapter(indices: Tensor) -> list[tuple[int, Tensor]]:
     """Rows of each adapter of a step; those of none (-1) are left out."""
-    present = [int(place) for place in indices.unique() if place >= 0]
+    present = [int(place) for place in torch.unique(indices) if place >= 0]
     return [(place, (indices == place).nonzero().flatten()) for place in present]
 
 
