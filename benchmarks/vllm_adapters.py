@@ -2,8 +2,8 @@
 
 Run: ``python benchmarks/vllm_adapters.py``. On the demo model with made-up adapters on all projections. Prints tokens
 in a second of a batch of plain requests without room for adapters, of the same with room that nobody uses, of the same
-requests with several adapters mixed, and, on a machine without a GPU, of the last with vLLM's own products for CPUs.
-All in the same process, in turns; medians of the pairs.
+requests with several adapters mixed, and with ``--stock-products``, on a machine without a GPU, of the last with vLLM's
+own products for CPUs (minutes a round: they copy an adapter's matrices for each token). All in the same process, in turns; medians of the pairs.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--stock-products", action="store_true")
     arguments = parser.parse_args()
     location = resolve_model("demo", None).location
     base = {"dtype": arguments.dtype, "max_model_len": 1024, "enable_prefix_caching": False}
@@ -73,7 +74,7 @@ def main() -> None:
             "room at rest": lambda: roomy.generate(prompts, params(None), use_tqdm=False),
             mixed_name: lambda: roomy.generate(prompts, mixed, use_tqdm=False),
         }
-        if current_platform.is_cpu():
+        if arguments.stock_products and current_platform.is_cpu():
             own = "vllm.lora.punica_wrapper.punica_cpu.PunicaWrapperCPU"
             type(current_platform).get_punica_wrapper = classmethod(lambda _: own)
             stock = LLM(location, **engine_arguments(base | room))
