@@ -3,7 +3,8 @@
 Run: ``python benchmarks/vllm_adapters.py``. On the demo model with made-up adapters on all projections. Prints tokens
 in a second of a batch of plain requests without room for adapters, of the same with room that nobody uses, of the same
 requests with several adapters mixed, and with ``--stock-products``, on a machine without a GPU, of the last with vLLM's
-own products for CPUs (minutes a round: they copy an adapter's matrices for each token). All in the same process, in turns; medians of the pairs.
+own products for CPUs (minutes a round: they copy an adapter's matrices for each token). All in the same process, in turns; medians of
+the pairs.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--adapters", type=int, default=4)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--prompt", type=int, default=60, help="its tokens")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="float32")
@@ -49,7 +51,8 @@ def main() -> None:
     room = {"enable_lora": True, "max_lora_rank": arguments.rank, "max_loras": arguments.adapters}
     without, roomy = LLM(location, **engine_arguments(base)), LLM(location, **engine_arguments(base | room))
     rng = np.random.default_rng(0)
-    prompts = [TokensPrompt(prompt_token_ids=rng.integers(100, 40000, 60).tolist()) for _ in range(arguments.requests)]
+    drawn = rng.integers(100, 40000, (arguments.requests, arguments.prompt)).tolist()
+    prompts = [TokensPrompt(prompt_token_ids=tokens) for tokens in drawn]
 
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PERSONALITYBENCH_CACHE"] = f"{folder}/cache"  # made-up adapters are not for the user's
