@@ -98,6 +98,14 @@ def test_a_need_that_the_backend_lacks(command: Command, tmp_path: Path) -> None
     line = one_line(command("run", str(path), PYTHONPATH=str(packages)))
     assert "method 'needy/neurons' needs intervention, which backend 'dummy' cannot do" in line
 
+    # One that the backend can only do if the model is loaded for it.
+    needy = packages / "needy.py"
+    needy.write_text(needy.read_text().replace("intervention", "adapter"))
+    path.write_text(path.read_text().replace("backend: dummy", "backend: personalitybench-vllm"))
+    line = one_line(command("run", str(path), PYTHONPATH=str(packages)))
+    assert "needs adapter, which backend 'personalitybench-vllm' cannot do as this model is loaded" in line
+    assert "in a suite, args: {enable_lora: true}" in line
+
 
 def test_an_empty_question_file_and_a_corrupted_cache(command: Command, tmp_path: Path, official_files: Path) -> None:
     data = tmp_path / "data"

@@ -115,6 +115,21 @@ def read_adapter(folder: Path) -> AdapterFiles:
         StorageError: A file is missing, cannot be read or holds what cannot be.
         NeedsNotMetError: It is another kind of adapter; the text names the kind.
     """
+    check_files(folder)
+    try:
+        weights, text = (folder / WEIGHTS_FILE).read_bytes(), (folder / CONFIG_FILE).read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read adapter {folder}: {error.strerror}; fit the method again") from error
+    digest = hashlib.sha256(len(text).to_bytes(8, "big") + text + weights)
+    return AdapterFiles(folder, read_config(folder), weights, digest.hexdigest())
+
+
+def check_files(folder: Path) -> None:
+    """See that both files of an adapter are there.
+
+    Raises:
+        StorageError: One is missing, or the weights are a pickle.
+    """
     path = folder / WEIGHTS_FILE
     if not path.is_file() and (folder / _PICKLE_FILE).is_file():
         raise StorageError(
@@ -127,12 +142,6 @@ def read_adapter(folder: Path) -> AdapterFiles:
             raise StorageError(
                 f"adapter {folder} {state}: give the folder that peft saved it in, or fit the method again"
             )
-    try:
-        weights, text = path.read_bytes(), (folder / CONFIG_FILE).read_bytes()
-    except OSError as error:
-        raise StorageError(f"cannot read adapter {folder}: {error.strerror}; fit the method again") from error
-    digest = hashlib.sha256(len(text).to_bytes(8, "big") + text + weights)
-    return AdapterFiles(folder, read_config(folder), weights, digest.hexdigest())
 
 
 def read_config(folder: Path) -> AdapterConfig:

@@ -28,6 +28,10 @@ _ENGINES: dict[str, str] = {
 }
 # Arguments that say where the weights lie and on what they run, not what they compute.
 _PLACES = frozenset({"pretrained", "model", "revision", "device"})
+# Arguments of vLLM that make room for adapters: without a request for one the model answers the same.
+_ADAPTERS = frozenset(
+    {"enable_lora", "max_loras", "max_lora_rank", "max_cpu_loras", "lora_dtype", "fully_sharded_loras"}
+)
 
 
 def engine_of(backend: str) -> str:
@@ -37,7 +41,8 @@ def engine_of(backend: str) -> str:
 
 def loading_identity(backend: str, model_args: Mapping[str, Any]) -> dict[str, Any]:
     """What decides an engine's answers besides the weights: the engine, and how it loads them."""
-    args = {key: model_args[key] for key in sorted(model_args) if key not in _PLACES}
+    left_out = _PLACES | (_ADAPTERS if engine_of(backend) == VLLM else frozenset())
+    args = {key: model_args[key] for key in sorted(model_args) if key not in left_out}
     return {"engine": engine_of(backend), "args": args}
 
 
@@ -109,4 +114,5 @@ def _open_vllm(
         from personalitybench.backends.vllm.identification import VllmEngine  # noqa: PLC0415 (heavy, and optional)
     except ImportError as error:
         raise MissingDependencyError(missing.format(f" whole ({error})")) from error
-    return VllmEngine(model, model_args, batch_size, counting)
+    args = {key: value for key, value in model_args.items() if key not in _ADAPTERS}
+    return VllmEngine(model, args, batch_size, counting)

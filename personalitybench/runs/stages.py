@@ -22,7 +22,7 @@ from personalitybench.backends.loading import (
     plan_batches,
     quiet_libraries,
 )
-from personalitybench.backends.needs import CAPABILITIES, check_needs
+from personalitybench.backends.needs import capabilities_for, check_needs
 from personalitybench.errors import StorageError
 from personalitybench.files import Sheet
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
@@ -99,7 +99,7 @@ class Run:
         for call in self.suite.calls():
             strengths = [strength_for(call.strength, target) for target in self.targets]
             method = create_method(call.method.name, call.method.settings, self.calls.context(call.seed), strengths[0])
-            can = CAPABILITIES.get(call.model.backend, frozenset())
+            can = capabilities_for(call.model.backend, call.model.args)
             check_needs(call.method.name, method.needs, can, call.model.backend)
 
     @contextmanager

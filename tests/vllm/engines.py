@@ -129,29 +129,31 @@ def edits_of(requests: Sequence[Request], answers: Sequence[Sequence[int]]) -> i
 
 
 def transformers_tokens(model: Path, requests: Sequence[Request]) -> list[list[int]]:
-    """What transformers with this project's hooks answers to each request alone."""
+    """What transformers, with peft's adapters and this project's hooks, answers to each request alone."""
     import torch
-    from transformers import AutoModelForCausalLM
 
     from personalitybench.activations.interventions import Intervention
     from personalitybench.activations.layouts import find_gates
     from personalitybench.activations.steering import steered
 
-    # Only eager attention caps its logits as Gemma-2 was trained with.
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
-    gates = find_gates(loaded)
     found = []
+    loaded: dict[Any, Any] = {}
     for one in requests:
         wanted = one.wanted or {}
+        key = (wanted.get("adapter"), wanted.get("adapter_strength", 1.0))
+        if key not in loaded:
+            loaded[key] = _transformers_model(model, *key)
+        adapted = loaded[key]
         row = None
         if wanted.get("intervention"):
             row = (Intervention.load(Path(wanted["intervention"])), wanted["strength"])
         tokens = torch.tensor([one.prompt])
         last = bool(wanted.get("first_token", False))
-        keep, seed = wanted.get("keep", 1.0), wanted.get("seed", 0)
-        with torch.inference_mode(), steered(loaded, gates, [row], keep=keep, seed=seed, from_last_prompt_token=last):
-            output = loaded.generate(
-                tokens,
+        how: dict[str, Any] = {"keep": wanted.get("keep", 1.0), "seed": wanted.get("seed", 0)}
+        gates = find_gates(adapted)
+        with torch.inference_mode(), steered(adapted, gates, [row], **how, from_last_prompt_token=last):
+            output = adapted.generate(
+                input_ids=tokens,
                 attention_mask=torch.ones_like(tokens),
                 max_new_tokens=one.new_tokens,
                 do_sample=False,
@@ -159,6 +161,22 @@ def transformers_tokens(model: Path, requests: Sequence[Request]) -> list[list[i
             )
         found.append(output[0, len(one.prompt) :].tolist())
     return found
+
+
+def _transformers_model(model: Path, adapter: str | None, strength: float) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    # Only eager attention caps its logits as Gemma-2 was trained with.
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+    if adapter and strength:
+        from peft import PeftModel
+
+        PeftModel.from_pretrained(loaded, adapter).eval()  # puts it into the model itself
+        for module in loaded.modules():
+            if isinstance(scaling := getattr(module, "scaling", None), dict):
+                scaling["default"] *= strength
+    return loaded
 
 
 def run_elsewhere(
@@ -235,6 +253,32 @@ def _call_refused(name: str, requests: list[dict[str, Any]]) -> str:
     return f"answered: {found}"
 
 
+def _call_answer_async(model: str, requests: list[dict[str, Any]], **options: Any) -> list[Any]:
+    """What an ``AsyncLLM`` answers to requests that come at once; the text of the error of one that is refused."""
+    import asyncio
+
+    from vllm import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    async def answer_all() -> list[Any]:
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(model, **{**STOCK, "load_format": PLUGIN, **options}))
+
+        async def one(name: str, request: Request) -> Any:
+            try:
+                outputs = [each async for each in llm.generate(prompt_of(request), params_of(request), name)]
+            except Exception as error:  # noqa: BLE001 (the test looks at it)
+                cause = error.__cause__ or error  # vLLM wraps what its caller did not expect
+                return f"{type(cause).__name__}: {cause}"
+            return list(outputs[-1].outputs[0].token_ids)
+
+        try:
+            return list(await asyncio.gather(*(one(str(n), Request(**each)) for n, each in enumerate(requests))))
+        finally:
+            llm.shutdown()
+
+    return asyncio.run(answer_all())
+
+
 def _call_modules_of(name: str, model: str, **options: Any) -> list[str]:
     """Modules of this project that are there once an engine has started."""
     _call_open(name, model, **options)
@@ -263,6 +307,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "open_refused": _call_open_refused,
     "modules_of": _call_modules_of,
     "answer": _call_answer,
+    "answer_async": _call_answer_async,
     "refused": _call_refused,
     "reports": _call_reports,
     "rpc": _call_rpc,

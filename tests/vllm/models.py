@@ -120,6 +120,29 @@ def save_unsupported(folder: Path, kind: str) -> None:
     save_model(folder, config)
 
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def save_adapter(folder: Path, model: Path, seed: int, *, rank: int = 4, scale: float = 0.2, **settings: Any) -> str:
+    """Save a random LoRA adapter of a model, strong enough to change its words, as peft saves it.
+
+    Returns:
+        The folder, as a request names it.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    given = {"r": rank, "lora_alpha": 2 * rank, "target_modules": list(PROJECTIONS)} | settings
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    adapted = get_peft_model(loaded, LoraConfig(**given))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_" in name:
+                weight.normal_(0, scale)
+    adapted.save_pretrained(folder)
+    return str(folder)
+
+
 def save_intervention(folder: Path, seed: int, shape: tuple[int, int] = (LAYERS, NEURONS), scale: float = 1.0) -> str:
     """Save clamps on a third of the neurons and additions on another third.
 

@@ -45,7 +45,7 @@ REFUSALS: list[tuple[str, type[Exception], str]] = [
     ("truncated", StorageError, r"intervention\.safetensors is truncated or was altered"),
     ("nan", StorageError, r"value nan at neuron \d+ of layer 0"),
     ("shape", ModelError, "3 layers x 256 neurons, but this model has 3 layers x 128 neurons"),
-    ("key", ConfigurationError, "cannot hold strenght; it may hold intervention, strength"),
+    ("key", ConfigurationError, "cannot hold strenght; it may hold adapter, adapter_strength, intervention"),
     ("keep", ConfigurationError, r"keep is 1\.5"),
     ("counting", NeedsNotMetError, r'no room for counts: load it with additional_config=\{"personalitybench"'),
 ]

@@ -1,6 +1,6 @@
-"""The canary of a steered vLLM run: every layer edited what it was told to, and the logits moved.
+"""The canary of a vLLM run: requests had their adapters, every layer edited what it was told to, the logits moved.
 
-Works on any engine that was loaded with the plug-in, lm-eval's stock ``vllm`` model among them.
+Works on any engine where the plug-in is installed, lm-eval's stock ``vllm`` model among them.
 """
 
 from __future__ import annotations
@@ -75,22 +75,53 @@ def check_tokens(before: EditCounts, after: EditCounts, outputs: Sequence[Any], 
     return edited
 
 
+def check_adapters(outputs: Sequence[Any], wishes: Sequence[Wish | None]) -> None:
+    """See that each request that wished an adapter was answered with it.
+
+    Raises:
+        ModelError: One was not.
+    """
+    for output, wish in zip(outputs, wishes, strict=True):
+        if wish is None or wish.adapter is None or wish.adapter_strength == 0:
+            continue
+        if output.lora_request is None or not output.lora_request.lora_name.endswith(f"-{wish.adapter_strength!r}"):
+            raise ModelError(
+                f"a request wished the adapter {wish.adapter} at strength {wish.adapter_strength:g} and was answered "
+                f"with {output.lora_request or 'none'}: see that VLLM_PLUGINS does not leave out personalitybench"
+            )
+
+
+def to_prove(wish: Wish | None, answer_tokens: int) -> bool:
+    """Whether an answer can show that its wish was felt: its first token is not steered, but has the adapter."""
+    if wish is None:
+        return False
+    return answer_tokens >= (1 if wish.intervention is None else 2) and len(_parts(wish)) > 0
+
+
 def check_logits(llm: Any, tokens: Sequence[int], wanted: Mapping[str, Any], prompt_tokens: int) -> float:
-    """Read a prompt and its first answer token, steered and not: the logits must differ.
+    """Read a prompt and its first answer token with and without each part of a wish: the logits must differ.
+
+    The adapter is compared with the model alone, the intervention with what it is added to.
 
     Args:
         llm: ``vllm.LLM``, loaded with the plug-in.
         tokens: Prompt and at least one answer token.
-        wanted: ``extra_args["personalitybench"]`` of a steered request.
+        wanted: ``extra_args["personalitybench"]`` of a request.
         prompt_tokens: Length of the prompt.
 
     Returns:
-        The largest change of a log-probability among the likeliest tokens of both readings.
+        The largest change of a log-probability among the likeliest tokens of both readings; of two parts that which
+        changed less.
 
     Raises:
-        ModelError: They do not differ by more than two unsteered readings do.
+        ModelError: They do not differ by more than two readings without either do.
     """
     from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415 (optional)
+
+    wish = Wish.parse({KEY: wanted})
+    parts = _parts(wish) if wish is not None else []
+    if wish is None or not parts:
+        raise ModelError(f"nothing can be proven of a request that wants neither adapter nor intervention: {wanted}")
 
     def params(extra: Mapping[str, Any] | None) -> Any:
         return SamplingParams(
@@ -102,43 +133,63 @@ def check_logits(llm: Any, tokens: Sequence[int], wanted: Mapping[str, Any], pro
             extra_args={KEY: {**extra, "answer_from": prompt_tokens}} if extra else None,
         )
 
-    readings = [None, None, wanted]
+    adapter = {key: value for key, value in wanted.items() if key in {"adapter", "adapter_strength"}}
+    readings = [None, None, *([adapter] if "adapter" in parts and "intervention" in parts else []), wanted]
     outputs = llm.generate(
         [TokensPrompt(prompt_token_ids=list(tokens)) for _ in readings],
         [params(extra) for extra in readings],
         use_tqdm=False,
     )
     found = [{token: entry.logprob for token, entry in output.outputs[0].logprobs[0].items()} for output in outputs]
-    noise, change = _distance(found[0], found[1]), _distance(found[0], found[2])
-    if change <= noise:
-        raise ModelError(
-            f"steering changed nothing: {wanted.get('intervention')} at strength {wanted.get('strength')} leaves the "
-            "logits as they are; check that the intervention was fitted for this model"
-        )
-    return change
+    noise = _distance(found[0], found[1])
+    changes = {part: _distance(found[1 + place], found[2 + place]) for place, part in enumerate(parts)}
+    for part, change in changes.items():
+        if change <= noise:
+            folder, strength = _named(wish, part)
+            raise ModelError(
+                f"{part} changed nothing: {folder} at strength {strength:g} leaves the logits as they are; check that "
+                f"the {part} was fitted for this model, and that VLLM_PLUGINS does not leave out personalitybench"
+            )
+    return min(changes.values())
 
 
 def prove_steering(llm: Any, model: Any, request: Any) -> dict[str, float]:
     """See that an engine edited what it was told to, and that a request of lm-eval's moves its logits.
 
     Args:
-        llm: ``vllm.LLM``, loaded with the plug-in.
+        llm: ``vllm.LLM``, loaded with the plug-in or with room for adapters.
         model: lm-eval's model around it.
-        request: A steered request of lm-eval's that was answered.
+        request: A request of lm-eval's with a wish, that was answered.
 
     Returns:
-        ``edited_tokens`` of the engine so far, and ``logit_change``, the largest change of a log-probability.
+        ``logit_change``, the largest change of a log-probability, and for a steered request ``edited_tokens`` of the
+        engine so far; nothing where there is nothing to prove (an adapter at strength 0).
 
     Raises:
         ModelError: The canary failed.
     """
-    edited = edit_counts(llm).edited_tokens
-    if not edited:
-        raise ModelError("steering failed: the engine edited no token")
+    wanted = request.args[1]["extra_args"][KEY]
+    wish = Wish.parse({KEY: wanted})
+    if wish is None or not _parts(wish):
+        return {}
+    found: dict[str, float] = {}
+    if wish.intervention is not None:
+        found["edited_tokens"] = edit_counts(llm).edited_tokens
+        if not found["edited_tokens"]:
+            raise ModelError("steering failed: the engine edited no token")
     prompt = model.tok_encode(request.args[0])
     answer = model.tok_encode(request.resps[0] or " ")[:1]
-    change = check_logits(llm, [*prompt, *answer], request.args[1]["extra_args"][KEY], len(prompt))
-    return {"edited_tokens": edited, "logit_change": round(change, 6)}
+    return found | {"logit_change": round(check_logits(llm, [*prompt, *answer], wanted, len(prompt)), 6)}
+
+
+def _parts(wish: Wish) -> list[str]:
+    """What of a wish must be felt, in the order in which it is laid over the model."""
+    parts = ["adapter"] if wish.adapter is not None and wish.adapter_strength != 0 else []
+    return parts + (["intervention"] if wish.intervention is not None else [])
+
+
+def _named(wish: Wish, part: str) -> tuple[Any, float]:
+    return (wish.adapter, wish.adapter_strength) if part == "adapter" else (wish.intervention, wish.strength)
 
 
 def _distance(one: Mapping[int, float], other: Mapping[int, float]) -> float:

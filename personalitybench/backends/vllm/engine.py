@@ -8,6 +8,7 @@ from typing import Any
 from personalitybench.backends.needs import LOAD_FORMAT
 from personalitybench.backends.vllm.versions import check_version, vllm_version
 from personalitybench.errors import ConfigurationError
+from personalitybench.traits import TARGETS
 
 _ON_CPU: Mapping[str, Any] = {
     # Share of the machine's memory, of which vLLM wants 92 % by default.
@@ -18,12 +19,18 @@ _ON_CPU: Mapping[str, Any] = {
     "block_size": 32,
 }
 
+_WITH_ADAPTERS: Mapping[str, Any] = {
+    "max_loras": len(TARGETS),  # one for each target, all in one batch
+    "max_lora_rank": 16,
+}
+
 
 def engine_arguments(given: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Arguments for ``vllm.LLM`` that load a model with the plug-in.
 
     Args:
-        given: What the user said; wins over our defaults for machines without a GPU.
+        given: What the user said; wins over our defaults for machines without a GPU, and for adapters, for which
+            room is made where ``enable_lora`` is true.
         options: Of the plug-in (:class:`~personalitybench.backends.vllm.loader.PluginOptions`).
 
     Raises:
@@ -45,4 +52,6 @@ def engine_arguments(given: Mapping[str, Any], options: Mapping[str, Any] | None
     if wanted == "dummy":
         own["weights"] = "dummy"
     defaults = dict(_ON_CPU) if current_platform.is_cpu() else {}
+    if given.get("enable_lora"):
+        defaults |= _WITH_ADAPTERS
     return defaults | dict(given) | {"load_format": LOAD_FORMAT, "additional_config": extra | {LOAD_FORMAT: own}}

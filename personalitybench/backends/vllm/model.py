@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from lm_eval.api.registry import register_model
 
 from personalitybench.backends.needs import CAPABILITIES, STEERABLE_VLLM
-from personalitybench.backends.vllm.canary import check_logits, check_tokens, edit_counts
+from personalitybench.backends.vllm.canary import check_adapters, check_logits, check_tokens, edit_counts, to_prove
 from personalitybench.backends.vllm.engine import engine_arguments
 from personalitybench.backends.vllm.versions import let_lm_eval_find_vllm
 from personalitybench.backends.wishes import KEY, Wish
@@ -20,7 +20,7 @@ from lm_eval.models.vllm_causallms import VLLM  # noqa: E402 (not before lm-eval
 
 @register_model(STEERABLE_VLLM)
 class SteerableVLLM(VLLM):  # type: ignore[misc]  # lm-eval publishes no types
-    """vLLM through lm-eval, with edits of gate activations.
+    """vLLM through lm-eval, with edits of gate activations and, loaded with ``enable_lora=True``, adapters.
 
     Attributes:
         steered_tokens: Tokens edited so far, over all steered requests; lm-eval writes it into its results.
@@ -47,7 +47,7 @@ class SteerableVLLM(VLLM):  # type: ignore[misc]  # lm-eval publishes no types
     def _model_generate(
         self, requests: list[list[int]], generate: bool = False, sampling_params: Any = None
     ) -> Sequence[Any]:
-        """Generate; every steered batch proves that it was steered.
+        """Generate; every batch with wishes proves that they were fulfilled.
 
         Raises:
             ModelError: The canary failed.
@@ -59,10 +59,11 @@ class SteerableVLLM(VLLM):  # type: ignore[misc]  # lm-eval publishes no types
             return plain
         before = edit_counts(self.model)
         outputs: Sequence[Any] = super()._model_generate(requests, generate, sampling_params)
+        check_adapters(outputs, wishes)
         self.steered_tokens += check_tokens(before, edit_counts(self.model), outputs, wishes)
         for tokens, output, wish, extra in zip(requests, outputs, wishes, extras, strict=True):
             first = list(output.outputs[0].token_ids[:1])
-            if wish is None or wish in self.logit_changes or len(output.outputs[0].token_ids) < 2:
+            if wish is None or wish in self.logit_changes or not to_prove(wish, len(output.outputs[0].token_ids)):
                 continue
             self.logit_changes[wish] = check_logits(self.model, [*tokens, *first], (extra or {})[KEY], len(tokens))
         return outputs

@@ -1,4 +1,4 @@
-"""What vLLM calls in all its processes: registers the load format and the check of requests, and does no more.
+"""What vLLM calls in all its processes: registers the load format, the check of requests, and LoRA's products on CPUs.
 
 Entry point of the group ``vllm.general_plugins``.
 """
@@ -6,7 +6,7 @@ Entry point of the group ``vllm.general_plugins``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import inspect
 from typing import Any
 
 _registered = False
@@ -49,6 +49,7 @@ def register() -> None:
     register_model_loader("personalitybench")(LazyLoader)
     if is_tested(vllm_version()):
         _check_requests()
+        _right_products_on_cpus()
 
 
 def _check_requests() -> None:
@@ -62,36 +63,55 @@ def _check_requests() -> None:
     from vllm.v1.engine.llm_engine import LLMEngine  # noqa: PLC0415
 
     for client in (LLMEngine, AsyncLLM):
-        _put_before(client, "add_request", _admit)
-    _put_before(EngineCore, "preprocess_add_request", _prepare)
+        _admit_before(client)
+    _prepare_before(EngineCore)
 
 
-def _put_before(owner: Any, method: str, check: Callable[..., None]) -> None:
-    original = getattr(owner, method)
+def _admit_before(client_class: Any) -> None:
+    original = client_class.add_request
+    if hasattr(original, "__wrapped__"):
+        return
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def admitted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        params = kwargs["params"] if "params" in kwargs else args[2]
+        if not _wants_anything(params):
+            return original(self, *args, **kwargs)
+        from personalitybench.backends.vllm.requests import admit_request  # noqa: PLC0415
+
+        call = signature.bind(self, *args, **kwargs)
+        admit_request(self, call)
+        return original(*call.args, **call.kwargs)
+
+    client_class.add_request = admitted
+
+
+def _prepare_before(core_class: Any) -> None:
+    original = core_class.preprocess_add_request
     if hasattr(original, "__wrapped__"):
         return
 
     @functools.wraps(original)
-    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        check(self, *args, **kwargs)
-        return original(self, *args, **kwargs)
+    def prepared(self: Any, request: Any) -> Any:
+        if _wants_anything(request.sampling_params):
+            from personalitybench.backends.vllm.requests import prepare_request  # noqa: PLC0415
 
-    setattr(owner, method, checked)
+            prepare_request(self, request)
+        return original(self, request)
 
-
-def _admit(client: Any, request_id: str, prompt: Any, params: Any, *_args: Any, **_kwargs: Any) -> None:  # noqa: ARG001
-    if _wants_anything(params):
-        from personalitybench.backends.vllm.requests import admit_request  # noqa: PLC0415
-
-        admit_request(client, request_id, params)
-
-
-def _prepare(core: Any, request: Any) -> None:
-    if _wants_anything(request.sampling_params):
-        from personalitybench.backends.vllm.requests import prepare_request  # noqa: PLC0415
-
-        prepare_request(core, request)
+    core_class.preprocess_add_request = prepared
 
 
 def _wants_anything(params: Any) -> bool:
     return "personalitybench" in (getattr(params, "extra_args", None) or {})
+
+
+def _right_products_on_cpus() -> None:
+    """Have engines with LoRA on CPUs leave tokens without an adapter alone; see :mod:`.punica`, imported by them."""
+    from vllm.platforms import current_platform  # noqa: PLC0415
+
+    if current_platform.is_cpu():
+        type(current_platform).get_punica_wrapper = classmethod(
+            lambda _: "personalitybench.backends.vllm.punica.PunicaWrapper"
+        )

@@ -1,14 +1,16 @@
-"""The check of a request that wants to be steered or counted, before it reaches a worker."""
+"""The check of a request that wants an adapter, or to be steered or counted, before it reaches a worker."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import uuid
 from typing import Any
 
 from personalitybench.activations.interventions import Intervention
 from personalitybench.backends.needs import LOAD_FORMAT
+from personalitybench.backends.vllm.adapters import put_adapter
 from personalitybench.backends.vllm.loader import plugin_options
 from personalitybench.backends.vllm.seams import load_intervention
 from personalitybench.backends.wishes import Wish
@@ -20,22 +22,22 @@ _OWN = "_personalitybench_own"
 """Attribute of a request in the core: what makes the names of its cached answer unlike all others."""
 
 
-def admit_request(client: Any, request_id: str, sampling_params: Any) -> None:
+def admit_request(client: Any, call: inspect.BoundArguments) -> None:
     """Check a request where it is given to vLLM, so that the caller gets the error and nothing is left behind.
 
     Args:
         client: vLLM's ``LLMEngine`` or ``AsyncLLM``.
-        request_id: As the caller names it.
-        sampling_params: Of the request.
+        call: Of its ``add_request``; gets a ``lora_request`` where the request wishes an adapter.
 
     Raises:
         NeedsNotMetError: Also where the unfinished requests want more interventions than there are slots.
-        StorageError, ModelError, ConfigurationError: As :func:`check_wish` says.
+        StorageError, ModelError, ConfigurationError: As :func:`check_wish` and :func:`put_adapter` say.
     """
-    wish = Wish.parse(sampling_params.extra_args)
+    wish = Wish.parse(call.arguments["params"].extra_args)
     if wish is None:
         return
     intervention = check_wish(wish, client.vllm_config)
+    put_adapter(wish, client, call)
     if intervention is None or not len(intervention):
         return
     admitted: dict[str, str] = client.__dict__.setdefault(_ADMITTED, {})
@@ -49,14 +51,15 @@ def admit_request(client: Any, request_id: str, sampling_params: Any) -> None:
             f"more than {slots} interventions at once: raise additional_config="
             '{"personalitybench": {"slots": N}} of the model, or ask for fewer at a time'
         )
-    admitted[request_id] = intervention.sha256
+    admitted[call.arguments["request_id"]] = intervention.sha256
 
 
 def prepare_request(core: Any, request: Any) -> None:
     """Keep a request's cached keys and values apart from those of others; in the engine core.
 
-    A steered request shares with those that are steered alike. A counted one shares its prompt with all, and its
-    answer with none: what comes out of the cache is not computed, and what is not computed cannot be counted.
+    A steered request shares with those that are steered alike; by adapters vLLM keeps them apart itself. A counted one
+    shares its prompt with all, and its answer with none: what comes out of the cache is not computed, and what is not
+    computed cannot be counted.
 
     Args:
         core: vLLM's ``EngineCore``.
@@ -68,6 +71,11 @@ def prepare_request(core: Any, request: Any) -> None:
     wish = Wish.parse(request.sampling_params.extra_args)
     if wish is None:
         return
+    if wish.adapter is not None and wish.adapter_strength and request.lora_request is None:
+        raise NeedsNotMetError(
+            f"a request wishes the adapter {wish.adapter} and came to the engine without: give requests to vLLM where "
+            "personalitybench is installed"
+        )
     intervention = check_wish(wish, core.vllm_config)
     if intervention is not None:
         salt = wish.salt(intervention.sha256, len(request.prompt_token_ids or ()))
@@ -100,7 +108,7 @@ def _apart(hasher: Any, block_size: int) -> Any:
 
 
 def check_wish(wish: Wish, vllm_config: Any) -> Intervention | None:
-    """Refuse what an engine cannot do.
+    """Refuse what an engine cannot edit or count.
 
     Returns:
         The intervention, if one is wanted.
@@ -111,6 +119,8 @@ def check_wish(wish: Wish, vllm_config: Any) -> Intervention | None:
         ModelError: It was made for a model of another shape.
         ConfigurationError: It holds what cannot be, or the shard is not one of the engine's.
     """
+    if wish.intervention is None and wish.shard is None:
+        return None
     if vllm_config.load_config.load_format != LOAD_FORMAT:
         raise NeedsNotMetError(
             f"a request wants its activations edited or counted, but the model was loaded without "
