@@ -3,8 +3,8 @@
 Run: ``python benchmarks/vllm_adapters.py``. On the demo model with made-up adapters on all projections. Prints tokens
 in a second of a batch of plain requests without room for adapters, of the same with room that nobody uses, of the same
 requests with several adapters mixed, and with ``--stock-products``, on a machine without a GPU, of the last with vLLM's
-own products for CPUs (minutes a round: they copy an adapter's matrices for each token). All in the same process, in turns; medians of
-the pairs.
+own products for CPUs (slow: they copy an adapter's matrices for each token). All in the same process, in turns; medians
+of the pairs.
 """
 
 from __future__ import annotations
