@@ -122,6 +122,15 @@ def test_a_failure_ends_the_checks_unless_told_to_go_on() -> None:
     assert "--keep-going" in later[0].reason
 
 
+class Hidden(plugins.InsistentDiary):
+    """Uses a strength that it says it does not have."""
+
+    has_strength: ClassVar[bool] = False
+
+    def induce(self, target: Any, strength: float | None, question: Any) -> Any:
+        return replace(super().induce(target, strength, question), method="hidden")
+
+
 class Raising(plugins.InsistentDiary):
     """Raises from an own line where there is no strength."""
 
@@ -146,6 +155,7 @@ class Loose(plugins.InsistentDiary):
             "strength",
             "without a strength, induce raised ZeroDivisionError: no strength (test_methods_check.py",
         ),
+        (Hidden, "strength", "the strength changes the request although has_strength is False"),
         (Loose, "settings", "setting 'anything': a mapping, a list and a text are accepted"),
     ],
 )
