@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,6 +20,7 @@ from personalitybench.checks.results import Outcome, Result
 from personalitybench.checks.settings_table import describe_settings
 from personalitybench.checks.subject import Wanted
 from personalitybench.checks.suite import CHECKS, run_checks
+from personalitybench.checks.workshop import Workshop
 from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError
 from personalitybench.methods import methods
 from tests import plugins
@@ -120,6 +122,15 @@ def test_a_failure_ends_the_checks_unless_told_to_go_on() -> None:
     assert "--keep-going" in later[0].reason
 
 
+class Hidden(plugins.InsistentDiary):
+    """Uses a strength that it says it does not have."""
+
+    has_strength: ClassVar[bool] = False
+
+    def induce(self, target: Any, strength: float | None, question: Any) -> Any:
+        return replace(super().induce(target, strength, question), method="hidden")
+
+
 class Raising(plugins.InsistentDiary):
     """Raises from an own line where there is no strength."""
 
@@ -144,6 +155,7 @@ class Loose(plugins.InsistentDiary):
             "strength",
             "without a strength, induce raised ZeroDivisionError: no strength (test_methods_check.py",
         ),
+        (Hidden, "strength", "the strength changes the request although has_strength is False"),
         (Loose, "settings", "setting 'anything': a mapping, a list and a text are accepted"),
     ],
 )
@@ -182,6 +194,31 @@ def test_npti_keeps_the_contract(tiny_model: Path, cache: Path) -> None:
     assert "interrupted at reports 1, 2, " in reasons["fit-resumes"]
     assert sorted(path.name for path in cache.iterdir() if path.is_dir()) == ["models", "official", "tables"]
     assert not any((cache / "models").iterdir())
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", ["lora", "combined"])
+def test_our_own_fitted_methods_keep_the_contract(name: str, tiny_model: Path) -> None:
+    results = run_checks(Wanted(name, model=str(tiny_model)))
+    assert failures(results) == {}
+    assert set(outcomes(results).values()) == {"pass"}
+
+
+def test_what_is_written_and_deleted_elsewhere_is_seen(tmp_path: Path, cache: Path) -> None:
+    workshop = Workshop(tmp_path / "workshop")
+    for folder in (workshop.root / "own", tmp_path / "elsewhere", cache):
+        (folder / "below").mkdir(parents=True)
+        (folder / "below" / "file").write_text("kept")
+    with workshop.watched():
+        shutil.rmtree(workshop.root / "own")
+        (workshop.root / "new").write_text("may be written")
+        assert (cache / "below" / "file").read_text() == "kept"
+    assert workshop.strays == []
+    with workshop.watched():
+        shutil.rmtree(tmp_path / "elsewhere")
+        (cache / "below" / "file").rename(cache / "below" / "renamed")
+        os.close(os.open(cache / "opened", os.O_CREAT | os.O_WRONLY))
+    assert workshop.strays == sorted(map(str, [cache / "below" / "renamed", cache / "opened", tmp_path / "elsewhere"]))
 
 
 def test_without_a_model_the_rest_says_why() -> None:

@@ -80,7 +80,7 @@ def model(subject: Subject) -> str:
         raise BrokenPromiseError("no token was steered: the intervention of these targets edits nothing")
     later = Plain(_ask(loaded, plain), _weights(loaded))
     _same(first, later, "after it answered for a target", "something of the induction stays in the model")
-    counted = "" if steered is None else f", {steered - steered_before} tokens steered"
+    counted = f", {steered - steered_before} tokens steered" if steered and "intervention" in subject.needs else ""
     return f"{len(answers)} answers under {subject.wanted.backend}{counted}; plain answers as before"
 
 

@@ -29,6 +29,7 @@ def deterministic(subject: Subject) -> str:
         _reseed(2)
         later = plain_data(subject.induce(subject.ready(), reversed(subject.asked)))
     _compare(first, later, "asked in another order, of another instance")
+    subject.repeats = True
     try:
         others = induce_elsewhere(subject)
     except NotCheckedError as reason:

@@ -130,6 +130,8 @@ def _has_none(subject: Subject) -> str:
         low, high = (_acts(method.induce(target, value, one), one.question) for value in (1.0, 2.0))
     except Exception:  # noqa: BLE001 (it refuses a strength in its own way)
         return "it has none, and refuses one"
+    if low != high and not subject.repeats:
+        raise NotCheckedError("the request is another each time: see deterministic")
     if low != high:
         raise BrokenPromiseError("the strength changes the request although has_strength is False: set it to True")
     return "it has none"

@@ -82,6 +82,7 @@ class Subject:
         self.fitted: Artifact | None = None
         self.reports = 0  # times that the first fit told how far it was
         self.unfitted_because = ""
+        self.repeats = False  # whether induce was seen to give the same again
         self.later_fits: dict[str, Any] = {}  # what fits left that were made to compare with the first
 
     @cached_property

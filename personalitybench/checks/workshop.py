@@ -138,16 +138,16 @@ def process_state() -> dict[str, tuple[Any, Callable[[Any], Any]]]:
 
 _WATCHERS: list[Callable[[str], None]] = []
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND
-_CHANGES = {
-    "os.mkdir": 0,
-    "os.remove": 0,
-    "os.rmdir": 0,
-    "os.truncate": 0,
-    "os.rename": 1,
-    "os.link": 1,
-    "os.symlink": 1,
+_CHANGES: dict[str, tuple[int, int | None]] = {
+    "os.mkdir": (0, 2),
+    "os.remove": (0, 1),
+    "os.rmdir": (0, 1),
+    "os.rename": (1, 3),
+    "os.link": (1, 3),
+    "os.truncate": (0, None),
+    "shutil.rmtree": (0, 1),
 }
-"""Events of Python's audit hooks that change files, and which argument names the file."""
+"""Python's audit events of changed files: which argument names the file, and which the open folder that it lies in."""
 
 
 def _watch() -> None:
@@ -166,7 +166,10 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
         if not writes:
             return
     elif event in _CHANGES:
-        path = arguments[_CHANGES[event]]
+        name, folder = _CHANGES[event]
+        if folder is not None and arguments[folder] not in {-1, None}:
+            return  # beneath a folder that is being removed, of which the event told already
+        path = arguments[name]
     else:
         return
     if isinstance(path, (str, bytes, os.PathLike)):
