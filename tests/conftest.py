@@ -20,6 +20,8 @@ SHARED = REPOSITORY.parent / "shared" / "data" / "personalitybench"
 # Set before any test imports a library that reads them.
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests run side by side, and their models are small: more threads than processors only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure() -> None:

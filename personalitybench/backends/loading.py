@@ -100,7 +100,8 @@ def plan_batches(model: LM, requests: Sequence[Instance], batch_size: int) -> li
     """Cut requests into the batches that lm-eval's transformers model would form of them.
 
     In low precision an answer depends on its batch mates. With the same batches a run gives the answers of
-    ``lm_eval``, and a resumed run those of an uninterrupted one.
+    ``lm_eval``, and a resumed run those of an uninterrupted one. What a request asks for besides its prompt
+    (``extra_args``) does not part it from others: backends that serve such wishes serve each row its own.
 
     Returns:
         Indices into ``requests``, batch by batch, longest prompts first.
@@ -110,7 +111,10 @@ def plan_batches(model: LM, requests: Sequence[Instance], batch_size: int) -> li
     def sort_key(item: tuple[str, dict[str, Any], int]) -> tuple[int, str]:
         return -len(encode(item[0]) if encode else item[0]), item[0]
 
-    items = [(*request.args[:2], index) for index, request in enumerate(requests)]
+    def settings(request: Instance) -> dict[str, Any]:
+        return {key: value for key, value in request.args[1].items() if key != "extra_args"}
+
+    items = [(request.args[0], settings(request), index) for index, request in enumerate(requests)]
     collator = Collator(items, sort_fn=sort_key, group_fn=lambda item: item[1], group_by="gen_kwargs")
     return [[item[2] for item in batch] for batch in collator.get_batched(n=batch_size)]
 
