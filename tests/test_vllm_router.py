@@ -206,7 +206,10 @@ def test_rows_that_a_longer_step_left_behind_become_idle() -> None:
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ({"strenght": 1.0}, "cannot hold strenght; it may hold intervention, strength, keep"),
+        (
+            {"strenght": 1.0},
+            "cannot hold strenght; it may hold adapter, adapter_strength, intervention, strength, keep",
+        ),
         ({"intervention": "a"}, "names an intervention without a strength"),
         ({"intervention": "a", "strength": "much"}, "is not understood: could not convert string to float"),
         ({"intervention": "a", "strength": float("nan")}, "strength is nan"),
@@ -226,20 +229,26 @@ def test_wishes_are_read_from_extra_args() -> None:
     assert Wish.parse({"other": 1}) is None
     assert Wish.parse({KEY: None}) is None
     wanted = {"intervention": "a/b", "strength": 2, "keep": 0.5, "seed": 3, "first_token": True, "answer_from": 4}
-    assert Wish.parse({KEY: wanted}) == Wish(Path("a/b"), 2.0, 0.5, 3, True, None, 4)
+    assert Wish.parse({KEY: wanted}) == Wish(
+        intervention=Path("a/b"), strength=2.0, keep=0.5, seed=3, first_token=True, answer_from=4
+    )
 
 
 def test_salts_differ_where_cached_values_may() -> None:
-    base = Wish(Path("a"), 1.0)
-    same = Wish(Path("elsewhere"), 1.0, seed=5)  # nothing is drawn, so the seed changes nothing
-    assert base.salt("0" * 64, 10) == same.salt("0" * 64, 10) == Wish(Path("a"), 1.0, answer_from=10).salt("0" * 64, 3)
+    base = Wish(intervention=Path("a"), strength=1.0)
+    same = Wish(intervention=Path("elsewhere"), strength=1.0, seed=5)  # nothing is drawn, so the seed changes nothing
+    assert (
+        base.salt("0" * 64, 10)
+        == same.salt("0" * 64, 10)
+        == Wish(intervention=Path("a"), strength=1.0, answer_from=10).salt("0" * 64, 3)
+    )
     others = [
         base.salt("1" * 64, 10),
         base.salt("0" * 64, 11),
-        Wish(Path("a"), 1.5).salt("0" * 64, 10),
-        Wish(Path("a"), 1.0, keep=0.9).salt("0" * 64, 10),
-        Wish(Path("a"), 1.0, keep=0.9, seed=5).salt("0" * 64, 10),
-        Wish(Path("a"), 1.0, first_token=True).salt("0" * 64, 10),
+        Wish(intervention=Path("a"), strength=1.5).salt("0" * 64, 10),
+        Wish(intervention=Path("a"), strength=1.0, keep=0.9).salt("0" * 64, 10),
+        Wish(intervention=Path("a"), strength=1.0, keep=0.9, seed=5).salt("0" * 64, 10),
+        Wish(intervention=Path("a"), strength=1.0, first_token=True).salt("0" * 64, 10),
     ]
     assert len({base.salt("0" * 64, 10), *others}) == 1 + len(others)
 
