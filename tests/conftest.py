@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +82,14 @@ def tiny_model(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def lm(tiny_model: Path) -> Any:
+    """lm-eval's transformers model around the tiny one."""
+    from personalitybench.backends.loading import load_model
+
+    return load_model("hf", {"pretrained": str(tiny_model), "dtype": "float32"}, 2, "cpu")
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from rich.console import Console
 from personalitybench.cli import app
 from personalitybench.errors import ConfigurationError, NeedsNotMetError, NotHereError, StorageError
 from personalitybench.files import JsonLines, write_json
-from personalitybench.methods import methods
 from personalitybench.resources import bundled
 from personalitybench.runs.plan import Plan, make_plan
 from personalitybench.runs.plan_data import BYTES, EVALUATE, PlanningSource
@@ -262,6 +261,26 @@ def test_a_combination_shares_the_fit_of_its_part(place: Path) -> None:
     assert tokens["combined-1"] == tokens["p2"] > tokens["npti-1"], "it asks as its prompting part does"
 
 
+@pytest.mark.model
+def test_answers_that_fits_share_are_asked_once(place: Path) -> None:
+    content = yaml.safe_load((place / "suite.yaml").read_text())
+    shared = {name: NPTI[name] for name in ("questions", "max_tokens", "batch_size")}
+    alike, other = ({"name": "lora", "settings": {**shared, **more}} for more in ({}, {"max_tokens": 7}))
+    content |= {"methods": [alike, {"name": "npti", "settings": NPTI, "strengths": [1.0]}, other]}
+    path = place / "shared.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERSONALITYBENCH_CACHE", str(place / "no-cache"))
+        found = make_plan(load_suite(str(path)), place / "elsewhere")
+    takes = [fit.takes for fit in found.fits]
+    assert [(fit.method, one.requests) for fit, one in zip(found.fits, takes, strict=True) if one] == [
+        ("lora", 0),
+        ("npti", 90),
+        ("lora", 60),
+    ]
+    assert [one.trained_tokens > 0 for one in takes if one] == [True, False, True]
+
+
 # Throughput.
 
 
@@ -300,19 +319,7 @@ def test_throughput_on_the_command_line() -> None:
 # The paper's table, on any machine.
 
 
-@pytest.fixture
-def table1(tmp_path: Path) -> Path:
-    """The suite without the methods that this version does not have."""
-    content = yaml.safe_load((bundled("harness") / "paper-table1.yaml").read_text())
-    content["methods"] = [
-        one for one in content["methods"] if (one if isinstance(one, str) else one["name"]) in methods.names()
-    ]
-    path = tmp_path / "table1.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
-
-
-def test_the_paper_s_table_can_be_planned_without_model_data_or_network(table1: Path, tmp_path: Path) -> None:
+def test_the_paper_s_table_can_be_planned_without_model_data_or_network(tmp_path: Path) -> None:
     """In a process of its own: no cache, no hub, no torch."""
     code = (
         "import sys, socket\n"
@@ -332,7 +339,7 @@ def test_the_paper_s_table_can_be_planned_without_model_data_or_network(table1: 
         "HOME": str(place),
     }
     done = subprocess.run(
-        [sys.executable, "-c", code, str(table1)],
+        [sys.executable, "-c", code, "paper-table1"],
         cwd=place,
         env=environment,
         capture_output=True,
@@ -343,11 +350,15 @@ def test_the_paper_s_table_can_be_planned_without_model_data_or_network(table1: 
     assert not list(place.iterdir()), "nothing was written"
     found = Plan.model_validate_json(done.stdout)
     asked = {call.call: call for call in found.calls}
-    assert {"none", "simple", "p2", "npti-by-target"} <= set(asked)
+    assert set(asked) == {"none", "simple", "p2", "npti-by-target", "lora"}
     assert {call.requests for call in found.calls} == {918}, "459 questions for both poles"
     assert {call.new_tokens for call in found.calls} == {918 * 400}
-    (npti,) = [fit for fit in found.fits if fit.method == "npti"]
+    npti, lora = found.fits
+    assert (npti.method, lora.method) == ("npti", "lora")
     assert npti.takes is not None
+    assert lora.takes is not None
+    assert (lora.takes.requests, lora.takes.new_tokens) == (0, 0), "it learns from answers that npti asks for"
+    assert 3 * 10 * 1_800 * 500 < lora.takes.trained_tokens < 3 * 10 * 1_800 * 1_024, "epochs, targets, examples"
     assert (npti.takes.requests, npti.takes.new_tokens) == (360_000, 180_000_000)
     assert npti.takes.read_tokens == 0, "the released code counts as it decodes"
     assert npti.bytes is None
@@ -364,6 +375,7 @@ def test_the_paper_s_table_can_be_planned_without_model_data_or_network(table1: 
     assert "--data-dir or PERSONALITYBENCH_DATA" in notes
     assert "official wording is not on this machine" in notes
     assert "all counts as to do" in notes
+    assert "lora learns from answers that stand in the line of another fit" in notes
     assert "statistics and artifacts" in shown(found)
 
 
@@ -380,13 +392,11 @@ def test_what_the_paper_s_table_asks_for() -> None:
     assert suite.questions.half == "all"
 
 
-def test_with_the_official_questions_their_own_lengths_count(
-    table1: Path, official_files: Path, tmp_path: Path, cache: Path
-) -> None:
+def test_with_the_official_questions_their_own_lengths_count(official_files: Path, tmp_path: Path, cache: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(official_files / "evaluate", data / "test")
     shutil.copy(official_files / "description.json", data)
-    suite = load_suite(str(table1))
+    suite = load_suite("paper-table1")
     found = make_plan(suite.with_data(data), tmp_path / "run", stages=["generate"])
     guessed = make_plan(suite, tmp_path / "run", stages=["generate"])
     assert [call.requests for call in found.calls] == [call.requests for call in guessed.calls]

@@ -41,15 +41,19 @@ def fit_table(rows: Sequence[Mapping[str, str]]) -> Table:
     return table
 
 
-def use_metadata(identity: Mapping[str, Any], folder: str, *, has_strength: bool) -> dict[str, Any]:
+def use_metadata(
+    identity: Mapping[str, Any], folder: str, *, has_strength: bool, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What ``lm_eval --metadata`` is told to use a fit.
 
     Args:
         identity: What the fit depends on.
         folder: Of the artifact.
         has_strength: Whether the method has one.
+        settings: Those that act after the fit and so do not stand in its artifact.
     """
     metadata: dict[str, Any] = {"method": identity["method"]["name"], "artifact": folder}
+    metadata |= {"settings": dict(settings)} if settings else {}
     metadata |= {"strength": 1.0} if has_strength else {}
     chosen = {
         "source": identity["data"]["source"],

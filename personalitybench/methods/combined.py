@@ -47,9 +47,8 @@ class Part(BaseModel):
 
     def for_fit(self) -> dict[str, Any]:
         """What its fit depends on, as plain JSON data."""
-        kind = methods.get(self.name)
-        chosen = validate(kind.Settings, self.settings, f"settings of method {self.name!r}")
-        return {"name": self.name, "version": kind.version, "settings": chosen.for_fit()}
+        chosen = validate(methods.get(self.name).Settings, self.settings, f"settings of method {self.name!r}")
+        return {"name": self.name, "settings": chosen.for_fit()}
 
 
 class CombinedSettings(MethodSettings):
@@ -58,6 +57,8 @@ class CombinedSettings(MethodSettings):
     Attributes:
         parts: The methods. One may write the prompt, one may bring an adapter, one an intervention.
     """
+
+    used_after_fit: ClassVar[frozenset[str]] = frozenset({"parts"})  # prompt and strengths; for the rest see for_fit
 
     parts: list[Part] = Field(default=[Part(name="p2"), Part(name="lora")], min_length=2)
 
@@ -90,7 +91,9 @@ class CombinedSettings(MethodSettings):
 
     def for_fit(self) -> dict[str, Any]:
         """Only parts that fit something matter to a fit."""
-        return {"parts": [part.for_fit() for part in self.parts if methods.get(part.name).needs]}
+        fitted = [part for part in self.parts if methods.get(part.name).needs]
+        versions = {part.name: methods.get(part.name).version for part in fitted}
+        return {"parts": [part.for_fit() for part in fitted], "versions": versions}
 
 
 def _is_list(value: Any) -> bool:

@@ -8,6 +8,7 @@ persona text brought about, the adapter brings about without it. The strength is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -28,7 +29,7 @@ from personalitybench.errors import ConfigurationError, MissingDependencyError, 
 from personalitybench.files import read_json
 from personalitybench.methods.base import MethodSettings
 from personalitybench.methods.fitting import Artifact, FitContext, MethodContext
-from personalitybench.methods.identification_questions import ask
+from personalitybench.methods.identification_questions import ask, plan_answers, spread
 from personalitybench.methods.identification_settings import IdentificationSettings
 from personalitybench.methods.induction import Induction, Need
 from personalitybench.methods.lora_data import PREFIX, hash_of_file, read_answers
@@ -257,27 +258,29 @@ class LowRankAdapters:
             return count(prompts.fill(plain, question=question))
 
         if settings.data is not None:
-            own = settings.own_answers()
-            lengths = {str(target): [turn(q) + count(a) for q, a in own[target]] for target in own}
-            return FitPlan(trained_tokens=settings.epochs * sum(self._trained(some) for some in lengths.values()))
-        requests = prompt_tokens = trained = 0
+            own = settings.own_answers().values()
+            each = (self._trained([turn(question) + count(answer) for question, answer in some]) for some in own)
+            return FitPlan(trained_tokens=settings.epochs * sum(each))
+        answers = plan_answers(settings, self.context, map(str, TARGETS), count)
+        trained = 0
         for target in TARGETS:
             asked = ask(settings, self.context, str(target))
-            requests += len(asked)
-            prompt_tokens += sum(count(one.turn) for one in asked)
-            trained += self._trained([turn(one.question.question) + settings.max_tokens for one in asked])
-        return FitPlan(
-            requests=requests,
-            prompt_tokens=prompt_tokens,
-            new_tokens=requests * settings.max_tokens,
-            trained_tokens=settings.epochs * trained,
-        )
+            lengths = [turn(one.question.question) + settings.max_tokens for one in spread(asked)]
+            trained += self._trained(lengths, len(asked))
+        return replace(answers, trained_tokens=settings.epochs * trained)
 
-    def _trained(self, lengths: list[int]) -> int:
-        """Tokens of an epoch, if the longest answers are drawn and the shortest are held out."""
-        most = len(lengths) if self.settings.examples == "all" else self.settings.examples
-        drawn = sorted(lengths, reverse=True)[:most]
-        return sum(drawn[: len(drawn) - int(self.settings.held_out * len(drawn))])
+    def _trained(self, lengths: list[int], answers: int | None = None) -> int:
+        """Tokens of an epoch, if the longest answers are drawn and the shortest are held out.
+
+        Args:
+            lengths: Tokens of examples.
+            answers: How many there are, where these stand for more.
+        """
+        there = len(lengths) if answers is None else answers
+        drawn = there if self.settings.examples == "all" else min(self.settings.examples, there)
+        trained = drawn - int(self.settings.held_out * drawn)
+        longest = sorted(lengths, reverse=True)[: max(1, round(trained * len(lengths) / there))]
+        return round(sum(longest) * trained / len(longest))
 
     def describe_fit(self, artifact: Artifact) -> list[dict[str, Any]]:
         """One row for each target: what was trained on, and the held-out loss before and after."""

@@ -100,6 +100,8 @@ def _show(fit: Fit, artifact: Artifact, console: Console) -> None:
         console.print(fit_table(rows))
     if artifact.cost is not None:
         console.print(f"took: {describe_cost(artifact.cost)}", highlight=False)
-    metadata = use_metadata(fit.identity, str(artifact.folder), has_strength=fit.method.has_strength)
+    settings = fit.method.settings
+    later = settings.model_dump(mode="json", include=set(settings.used_after_fit) & settings.model_fields_set)
+    metadata = use_metadata(fit.identity, str(artifact.folder), has_strength=fit.method.has_strength, settings=later)
     for line in use_lines(metadata):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from personalitybench.artifacts.store import FIT, Fit
 from personalitybench.costs import FitPlan
+from personalitybench.files import content_hash
 from personalitybench.methods import InductionMethod, create_method
+from personalitybench.methods.identification_settings import answers_identity
 from personalitybench.runs.call_folders import CallFolders
 from personalitybench.runs.model_arguments import fit_arguments
 from personalitybench.runs.plan_calls import PlannedCall, can_name
@@ -27,6 +30,8 @@ class PlannedFit:
         seed: Of what is drawn.
         state: ``begun``: it was interrupted, and its plan is of the whole. ``not needed``: its answers are all there.
         plan: What it would take at most; None where the method does not say (it has no ``plan_fit``).
+        answers: Name of the identification answers that it learns from, if it does.
+        shares: Whether another fit's plan has the asking for these answers, and this one's not.
     """
 
     method: str
@@ -34,6 +39,8 @@ class PlannedFit:
     seed: int
     state: FitState
     plan: FitPlan | None
+    answers: str | None = None
+    shares: bool = False
 
     @property
     def due(self) -> bool:
@@ -65,8 +72,32 @@ def plan_fits(folders: CallFolders, calls: Sequence[PlannedCall], *, same_wordin
         due = state in {"begun", "to do"}
         hook = getattr(fit.method, "plan_fit", None) if due else None
         plan = None if hook is None else hook(call.model.count)
-        found.append(PlannedFit(fit.name, call.model, fit.method.context.seed, state, plan))
+        found.append(PlannedFit(fit.name, call.model, fit.method.context.seed, state, plan, _answers(fit)))
+    _ask_once(found)
     return found
+
+
+def _answers(fit: Fit) -> str | None:
+    """Name of the identification answers that a fit learns from, or None."""
+    about = {key: value for key, value in fit.identity.items() if key != "method"}
+    try:
+        return content_hash(answers_identity(about, fit.method.settings.for_fit()))
+    except KeyError:
+        return None
+
+
+def _ask_once(fits: Sequence[PlannedFit]) -> None:
+    """Leave the asking to one of the fits that learn from the same answers: the one that asks most."""
+    groups: dict[str, list[PlannedFit]] = defaultdict(list)
+    for fit in fits:
+        if fit.due and fit.plan is not None and fit.answers is not None:
+            groups[fit.answers].append(fit)
+    for group in groups.values():
+        asking = max(group, key=lambda fit: fit.plan.requests if fit.plan else 0)
+        for fit in group:
+            if fit is not asking and fit.plan is not None:
+                fit.plan = replace(fit.plan, requests=0, prompt_tokens=0, new_tokens=0)
+                fit.shares = True
 
 
 def _state(fit: Fit, *, known: bool) -> FitState:

@@ -53,8 +53,8 @@ def plan_notes(
             "the official wording is not on this machine: prompts are as long as in the project's; answers and fits "
             "are not looked for, all counts as to do"
         )
-    if sum(fit.due and fit.plan is not None and fit.plan.requests > 0 for fit in fits) > 1:
-        notes.append("identification answers that fits share are counted in each, and asked once")
+    if sharing := sorted({fit.method for fit in fits if fit.shares}):
+        notes.append(f"{' and '.join(sharing)} learns from answers that stand in the line of another fit")
     if any(fit.due and fit.plan is None for fit in fits):
         notes.append("what fits take whose methods do not say it is in no figure")
     if any(judge.estimates is not None and all(one.estimate is None for one in judge.estimates) for judge in judges):
