@@ -164,9 +164,9 @@ def test_a_suite_with_a_combination(tiny_model: Path, tmp_path: Path) -> None:
         for folder in run.store.calls()
     }
     assert len(answers) == 3
-    plain, low, high = (answers[name] for name in ("p2", "combined-1", "combined-2000"))
+    plain, low, high = (answers[name] for name in ("p2", "p2+npti-1", "p2+npti-2000"))
     assert [row["prompt"] for row in low] == [row["prompt"] for row in plain] == [row["prompt"] for row in high]
-    moved = [folder.record for folder in run.store.calls() if "combined" in folder.folder.name]
+    moved = [folder.record for folder in run.store.calls() if "+" in folder.folder.name]
     for record in moved:  # answers are there, so the canary of the backend saw the logits move
         settings = record["settings"]["method"]["settings"]
         assert [part["name"] for part in settings["parts"]] == ["p2", "npti"]

@@ -258,7 +258,7 @@ def test_a_combination_shares_the_fit_of_its_part(place: Path) -> None:
         found = make_plan(load_suite(str(path)), place / "elsewhere")
     assert [fit.method for fit in found.fits] == ["npti"]
     tokens = {call.call: call.prompt_tokens for call in found.calls}
-    assert tokens["combined-1"] == tokens["p2"] > tokens["npti-1"], "it asks as its prompting part does"
+    assert tokens["p2+npti-1"] == tokens["p2"] > tokens["npti-1"], "it asks as its prompting part does"
 
 
 @pytest.mark.model

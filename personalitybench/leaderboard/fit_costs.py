@@ -38,14 +38,14 @@ def _label(row: Row, rows: Sequence[Row]) -> str:
     alike = [
         other.identity.method.settings
         for other in rows
-        if other.identity.method.name == method.name and other.identity.model == row.identity.model
+        if other.identity.method.title == method.title and other.identity.model == row.identity.model
     ]
     differing = [
         f"{name}={value}"
         for name, value in method.settings.items()
         if any(name not in other or other[name] != value for other in alike)
     ]
-    return f"{method.name} ({', '.join(differing)})" if differing else method.name
+    return f"{method.title} ({', '.join(differing)})" if differing else method.title
 
 
 def fit_table(costs: Mapping[str, FitCost]) -> list[list[str]]:

@@ -84,8 +84,7 @@ def method_labels(methods: Mapping[str, tuple[str, MethodId]]) -> dict[str, str]
 
 
 def _plain_label(method: MethodId) -> str:
-    name = " + ".join(part["name"] for part in method.settings["parts"]) if method.name == "combined" else method.name
-    return name if method.strength is None else f"{name} at {show_strength(method.strength)}"
+    return method.title if method.strength is None else f"{method.title} at {show_strength(method.strength)}"
 
 
 def strength_note(row: Row, board: Leaderboard) -> str:

@@ -43,6 +43,12 @@ class MethodId(_Part):
     )
     artifact: str | None = Field(default=None, description="SHA-256 of what the method's fit left")
 
+    @property
+    def title(self) -> str:
+        """Its name; a combination is called by its parts."""
+        parts = self.settings.get("parts") if self.name == "combined" else None
+        return " + ".join(str(part["name"]) for part in parts) if parts else self.name
+
 
 class JudgeId(_Part):
     """Who rated."""

@@ -36,7 +36,7 @@ class Call:
     @property
     def label(self) -> str:
         """Short name for progress and folders."""
-        parts = [self.method.name.replace("/", "_")]
+        parts = [self.method.label]
         if self.strength is not None:
             parts.append(f"{self.strength:g}" if isinstance(self.strength, float) else "by-target")
         if self.seed:
@@ -65,7 +65,7 @@ class Tuning:
     @property
     def label(self) -> str:
         """Short name for folders."""
-        return self.method.name.replace("/", "_")
+        return self.method.label
 
     @property
     def strengths(self) -> list[float]:

@@ -126,7 +126,7 @@ class Run:
             if self._artifact(call) is not None or self._answered(call):
                 continue
             location = str(self.calls.model_arguments(call.model).get("pretrained", call.model.name))
-            with self.progress.stage("fit", call.method.name, total=1, done=0, unit="steps") as stage:
+            with self.progress.stage("fit", call.method.label, total=1, done=0, unit="steps") as stage:
                 self.calls.fit(call).make(location, device=call.model.device, report=stage.show)
             self._artifact(call)
 
@@ -297,7 +297,7 @@ class Run:
     def _title(self, call: Call) -> str:
         """What progress calls a call; model and settings are told where they distinguish it."""
         parts = [call.label] if len(self.suite.models) == 1 else [Path(call.model.name).name, call.label]
-        if sum(method.name == call.method.name for method in self.suite.methods) > 1:
+        if sum(method.label == call.method.label for method in self.suite.methods) > 1:
             parts += [f"{key}={value}" for key, value in call.method.settings.items()]
         return " ".join(parts)
 

@@ -63,6 +63,13 @@ class MethodSpec(_Part):
     strengths: list[Strength] = []
     choose_on: ChosenOn | None = None
 
+    @property
+    def label(self) -> str:
+        """What progress and folders call it: by its name, a combination by its parts."""
+        parts = self.settings.get("parts") if self.name == "combined" else None
+        named = [part if isinstance(part, str) else str(part["name"]) for part in parts] if parts else [self.name]
+        return "+".join(named).replace("/", "_")
+
     @model_validator(mode="after")
     def _choice(self) -> MethodSpec:
         if any(strength in self.strengths[:index] for index, strength in enumerate(self.strengths)):
