@@ -19,6 +19,7 @@ from peft import PeftModel  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
+from personalitybench.artifacts.store import Fit  # noqa: E402
 from personalitybench.errors import (  # noqa: E402
     ConfigurationError,
     DataError,
@@ -274,6 +275,17 @@ def test_a_training_that_does_not_help_is_told_and_kept(tiny_model: Path, tmp_pa
     with pytest.raises(ConfigurationError, match="did not lower"):
         method(made).induce(HIGH, None, QUESTION)
     assert method(made, require_improvement=False).induce(HIGH, None, QUESTION).adapter
+
+
+def test_a_complete_fit_in_the_store_keeps_its_artifact_alone(tiny_model: Path, data: Path) -> None:
+    made = method(data=str(data), **SHORT)
+    stored = Fit("lora", made, {"name": "tiny", "revision": "1"}, "personalitybench-hf", {"dtype": "float32"})
+    artifact = stored.make(str(tiny_model))
+    assert artifact is not None
+    assert not (stored.folder / "work").exists()
+    assert stored.make("nowhere") == artifact
+    assert artifact.cost is not None
+    assert artifact.cost.bytes == artifact.size > 0
 
 
 def test_the_demo_model_learns(demo_model: Path, tmp_path: Path) -> None:

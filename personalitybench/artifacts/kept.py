@@ -289,6 +289,8 @@ def changed_settings(method: str, version: str, settings: Mapping[str, Any]) -> 
             f"method {method!r} is not installed here" if missing else f"method {method!r} cannot be asked ({error})"
         )
         return dict(settings), about
+    if method == "combined":
+        return {"parts": [_changed_part(part) for part in settings.get("parts", [])]}, ""
     given = {name: value for name, value in settings.items() if default.get(name) != value}
     if installed != version or _chosen(kind, given) not in (settings, None):
         return (
@@ -300,6 +302,15 @@ def changed_settings(method: str, version: str, settings: Mapping[str, Any]) -> 
         if _chosen(kind, fewer) == settings:
             given = fewer
     return given, ""
+
+
+def _changed_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a combination, with the settings that are not its method's defaults."""
+    try:
+        changed, _ = changed_settings(part["name"], methods.get(part["name"]).version, part["settings"])
+    except (ConfigurationError, KeyError):  # a method that is not installed here, or a file that was written by hand
+        return dict(part)
+    return {"name": part["name"], **({"settings": changed} if changed else {})}
 
 
 def _chosen(kind: type[InductionMethod], given: Mapping[str, Any]) -> dict[str, Any] | None:

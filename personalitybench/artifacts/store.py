@@ -176,6 +176,9 @@ class Fit:
             else:
                 self._record_cost(made)
                 write_json(folder / FITTED, {"sha256": made.sha256})
+                tidy = getattr(self.method, "tidy_fit", None)  # optional: most work is small, or looked at later
+                if tidy is not None:
+                    tidy(folder / "work")
             return made
 
     @contextmanager

@@ -7,6 +7,7 @@ persona text brought about, the adapter brings about without it. The strength is
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -249,6 +250,10 @@ class LowRankAdapters:
             ) from error
         lora_fit.fit(self.settings, context)
         return Artifact.open(context.folder)
+
+    def tidy_fit(self, work: Path) -> None:
+        """Take away the checkpoints of a fit that is complete: they weigh as much as the adapters."""
+        shutil.rmtree(work, ignore_errors=True)
 
     def plan_fit(self, count: Callable[[str], int]) -> FitPlan:
         """What a fit would take at most: every answer as long as it may be. What an adapter weighs is not known yet."""

@@ -2,7 +2,7 @@
 
 ::
 
-    work/<target>/                       checkpoints of the training, and what it came to
+    work/<target>/                       checkpoints of the training, and what it came to, until the fit is complete
     artifact/<target>/                   the adapter, a standard folder of peft's, with its curve.json
     artifact/provenance.json             cost, seconds and versions; not part of the artifact's hash
     artifact/lora.json                   what was trained, on what, and the held-out losses; written last
