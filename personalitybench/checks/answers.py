@@ -10,7 +10,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 
 from personalitybench.backends.loading import has_chat_template, load_model, model_arguments, quiet_libraries
-from personalitybench.backends.needs import CAPABILITIES, check_needs
+from personalitybench.backends.needs import capabilities_for, check_needs
 from personalitybench.backends.wishes import KEY
 from personalitybench.checks.results import BrokenPromiseError, NotCheckedError, describe_error
 from personalitybench.checks.subject import CheckedModel, Subject
@@ -46,7 +46,7 @@ def prepare(subject: Subject, name: str) -> None:
         PersonalityBenchError: There is no such model, it cannot be loaded, or its backend cannot serve the method.
     """
     wanted, needs = subject.wanted, subject.needs
-    check_needs(wanted.name, needs, CAPABILITIES.get(wanted.backend, frozenset()), wanted.backend)
+    check_needs(wanted.name, needs, capabilities_for(wanted.backend, wanted.model_args), wanted.backend)
     arguments, commit = model_arguments(wanted.backend, name, None, wanted.model_args)
     record = model_record(wanted.backend, arguments, commit)
     subject.model = CheckedModel(str(arguments.get("pretrained", name)), record, arguments)
