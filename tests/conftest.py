@@ -84,6 +84,15 @@ def tiny_model(demo_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+@pytest.fixture(scope="module")
+def own_cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of a module's own: a fit of an earlier run must not be found. The models come first, from the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERSONALITYBENCH_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def lm(tiny_model: Path) -> Any:
     """lm-eval's transformers model around the tiny one."""

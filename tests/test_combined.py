@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +25,11 @@ from personalitybench.runs.stages import Run  # noqa: E402
 from personalitybench.runs.suite import load_suite  # noqa: E402
 from personalitybench.traits import TARGETS, Target  # noqa: E402
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("own_cache")]
 
 NPTI = {"questions": 4, "max_tokens": 5, "batch_size": 2, "shards": 2, "at_least": 5}
 PARTS = [{"name": "p2"}, {"name": "npti", "settings": NPTI}]
 HIGH = Target.parse("openness:high")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of this module's own: a fit of an earlier run must not be found."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PERSONALITYBENCH_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="module")

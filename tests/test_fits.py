@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,18 +38,9 @@ from personalitybench.runs.fit_command import FitOptions, fit_method  # noqa: E4
 from personalitybench.traits import TARGETS  # noqa: E402
 from personalitybench.validation import parse_pairs  # noqa: E402
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("own_cache")]
 
 SMALL = ("questions=4", "max_tokens=5", "batch_size=2", "shards=2")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of this module's own: a fit of an earlier run must not be found."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PERSONALITYBENCH_CACHE", str(folder))
-        yield folder
 
 
 def options(model: Path, *settings: str, **others: Any) -> FitOptions:

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +43,10 @@ from personalitybench.traits import Target  # noqa: E402
 from tests.killed_fit import fit  # noqa: E402
 from tests.lora_answers import HIGH, LOW, own_lines, write  # noqa: E402
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("own_cache")]
 
 SHORT = {"rank": 2, "epochs": 3, "learning_rate": 0.01, "train_batch_size": 4}
 QUESTION = Question("q", "evaluate", "extraversion", "", "", "", "", "test", "What now?")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PERSONALITYBENCH_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture(scope="module")

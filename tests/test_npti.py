@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,18 +32,9 @@ from personalitybench.traits import TARGETS, TRAIT_NAMES, Target  # noqa: E402
 from tests.test_lm_eval_command import lm_eval, results  # noqa: E402
 from tests.test_runs import run  # noqa: E402
 
-pytestmark = pytest.mark.model
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("own_cache")]
 
 SETTINGS = {"questions": 6, "max_tokens": 6, "batch_size": 4, "shards": 3}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A cache of this module's own: a fit of an earlier run must not be found."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PERSONALITYBENCH_CACHE", str(folder))
-        yield folder
 
 
 def fit(model: Path, folder: Path, **settings: Any) -> Artifact:

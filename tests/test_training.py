@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +42,7 @@ from personalitybench.training.examples import (  # noqa: E402
 from personalitybench.training.losses import answer_loss, collate, mean_loss  # noqa: E402
 from tests.lora_answers import HIGH, chat_tokens, own_lines  # noqa: E402
 
-pytestmark = pytest.mark.model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_cache(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PERSONALITYBENCH_CACHE", str(folder))
-        yield folder
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("own_cache")]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    ValidationError,
     field_serializer,
     field_validator,
     model_validator,
@@ -27,17 +26,16 @@ from pydantic import (
 from personalitybench import prompts
 from personalitybench.costs import FitPlan
 from personalitybench.errors import ConfigurationError, MissingDependencyError, StorageError
-from personalitybench.files import read_json
 from personalitybench.methods.base import MethodSettings
 from personalitybench.methods.fitting import Artifact, FitContext, MethodContext
 from personalitybench.methods.identification_questions import ask, plan_answers, spread
 from personalitybench.methods.identification_settings import IdentificationSettings
 from personalitybench.methods.induction import Induction, Need
 from personalitybench.methods.lora_data import PREFIX, hash_of_file, read_answers
+from personalitybench.methods.manifests import FitManifest
 from personalitybench.questions import Question
 from personalitybench.traits import TARGETS, Target
 
-MANIFEST = "lora.json"
 ALL_LINEAR = "all-linear"
 
 
@@ -166,47 +164,20 @@ class TargetRecord(BaseModel):
     sha256: str
 
 
-class LoraManifest(BaseModel):
-    """``lora.json``: what an artifact was made from and what came of it. Equal fits have equal manifests.
+class LoraManifest(FitManifest):
+    """``lora.json``: from what an artifact was made, and what came of it.
 
     Attributes:
         format: Name and version of the format.
-        model: Name and revision of the weights, engine, and how it loaded them.
-        data: Source and revision of the questions and descriptions.
-        wording: Name and hash of the templates.
-        seed: Seed of all that was drawn.
-        settings: Those that the fit depends on.
         target_modules: Modules that have an adapter, by the last parts of their names.
         targets: What became of each.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    method: ClassVar[str] = "lora"
 
     format: Literal["personalitybench-lora/1"] = "personalitybench-lora/1"
-    model: dict[str, Any]
-    data: dict[str, str]
-    wording: dict[str, str]
-    seed: int
-    settings: dict[str, Any]
     target_modules: tuple[str, ...]
     targets: dict[str, TargetRecord]
-
-    @classmethod
-    def read(cls, artifact: Path) -> LoraManifest:
-        """Read the manifest of an artifact.
-
-        Raises:
-            StorageError: The folder holds no finished fit of this method.
-        """
-        path = artifact / MANIFEST
-        if not path.is_file():
-            raise StorageError(f"{artifact} holds no finished fit of lora ({MANIFEST} is missing): fit again")
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise StorageError(f"{path} describes no fit of lora ({place}: {first['msg']}): fit again") from error
 
 
 class LowRankAdapters:
@@ -230,7 +201,7 @@ class LowRankAdapters:
     def __init__(self, settings: LoraSettings, context: MethodContext) -> None:
         self.context = context
         self._fitted = None if context.artifact is None else LoraManifest.read(context.artifact.folder)
-        self.settings: LoraSettings = settings if self._fitted is None else _as_fitted(settings, self._fitted)
+        self.settings: LoraSettings = settings if self._fitted is None else self._fitted.settings_in_use(settings)
         self._whole: set[Target] = set()
 
     def fit(self, context: FitContext) -> Artifact | None:
@@ -345,20 +316,3 @@ def not_improved(target: str, before: float, after: float) -> str:
 def adapter_folder(artifact: Path, target: Target) -> Path:
     """Where an artifact keeps the adapter of a target."""
     return artifact / f"{target.trait}-{target.pole}"
-
-
-def _as_fitted(settings: LoraSettings, fitted: LoraManifest) -> LoraSettings:
-    """Settings that are true of an artifact: those of its fit, and what the user says about using it.
-
-    Raises:
-        ConfigurationError: The user set something else than the fit had.
-    """
-    given = settings.model_dump(mode="json", include=settings.model_fields_set)
-    for name in sorted(given.keys() & fitted.settings.keys()):
-        if given[name] != fitted.settings[name]:
-            raise ConfigurationError(
-                f"setting {name!r} of method 'lora' is {given[name]!r}, but the artifact was fitted with "
-                f"{fitted.settings[name]!r}: leave the setting out, or fit with it"
-            )
-    used = {name: given[name] for name in given.keys() & settings.used_after_fit}
-    return LoraSettings.model_validate({**fitted.settings, **used})

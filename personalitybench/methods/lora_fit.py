@@ -27,7 +27,6 @@ from personalitybench.files import Sheet, write_json
 from personalitybench.methods.fitting import PROVENANCE, Artifact, FitContext
 from personalitybench.methods.identification import Identification
 from personalitybench.methods.lora import (
-    MANIFEST,
     LoraManifest,
     LoraSettings,
     TargetRecord,
@@ -205,7 +204,7 @@ class _Fit:
             target_modules=self.recipe.target_modules,
             targets=self.targets,
         )
-        write_json(self.context.folder / MANIFEST, manifest.model_dump(mode="json"))
+        write_json(manifest.path(self.context.folder), manifest.model_dump(mode="json"))
 
 
 def _load(context: FitContext, settings: LoraSettings) -> Any:

@@ -11,20 +11,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from personalitybench.activations.neurons import SelectionSettings
 from personalitybench.costs import FitPlan
-from personalitybench.errors import ConfigurationError, MissingDependencyError, StorageError
-from personalitybench.files import read_json
+from personalitybench.errors import ConfigurationError, MissingDependencyError
 from personalitybench.methods.base import MethodSettings
 from personalitybench.methods.fitting import Artifact, FitContext, MethodContext
 from personalitybench.methods.identification_settings import IdentificationSettings
 from personalitybench.methods.induction import Induction, Need
+from personalitybench.methods.manifests import FitManifest
 from personalitybench.questions import Question
 from personalitybench.traits import Target
-
-MANIFEST = "npti.json"
 
 STEP_TITLES = {"generate": "answer s", "generate and count": "answer, count s", "read": "read s"}
 """How a table calls the seconds of each step."""
@@ -120,16 +118,11 @@ class TargetRecord(BaseModel):
     median_error_of_delta: float | None
 
 
-class NptiManifest(BaseModel):
-    """``npti.json``: what an artifact was made from and what was found. Equal fits have equal manifests.
+class NptiManifest(FitManifest):
+    """``npti.json``: from what an artifact was made, and what was found.
 
     Attributes:
         format: Name and version of the format.
-        model: Name and revision of the weights, engine, and how it loaded them.
-        data: Source and revision of the questions and descriptions.
-        wording: Name and hash of the templates.
-        seed: Seed of the questions and descriptions that were drawn.
-        settings: Those that the fit depends on.
         layers: Layers of the model.
         neurons: Neurons of each.
         runs: What was read, by target (and ``openness:unprompted`` and so on).
@@ -138,36 +131,14 @@ class NptiManifest(BaseModel):
             those of the released code, as far as it is known how such files were made.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    method: ClassVar[str] = "npti"
 
     format: Literal["personalitybench-npti/1"] = "personalitybench-npti/1"
-    model: dict[str, Any]
-    data: dict[str, str]
-    wording: dict[str, str]
-    seed: int
-    settings: dict[str, Any]
     layers: int
     neurons: int
     runs: dict[str, RunRecord]
     targets: dict[str, TargetRecord]
-    imported: dict[str, str] = {}
-
-    @classmethod
-    def read(cls, artifact: Path) -> NptiManifest:
-        """Read the manifest of an artifact.
-
-        Raises:
-            StorageError: The folder holds no finished fit of this method.
-        """
-        path = artifact / MANIFEST
-        if not path.is_file():
-            raise StorageError(f"{artifact} holds no finished fit of npti ({MANIFEST} is missing): fit again")
-        try:
-            return cls.model_validate(read_json(path))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise StorageError(f"{path} describes no fit of npti ({place}: {first['msg']}): fit again") from error
+    imported: dict[str, str] = Field(default={})
 
 
 class NeuronSteering:
@@ -189,7 +160,7 @@ class NeuronSteering:
     def __init__(self, settings: NptiSettings, context: MethodContext) -> None:
         self.context = context
         self._fitted = None if context.artifact is None else NptiManifest.read(context.artifact.folder)
-        self.settings: NptiSettings = settings if self._fitted is None else _as_fitted(settings, self._fitted)
+        self.settings: NptiSettings = settings if self._fitted is None else self._fitted.settings_in_use(settings)
 
     def fit(self, context: FitContext) -> Artifact | None:
         """Identify the neurons of all ten targets; goes on where an interrupted fit stopped.
@@ -296,20 +267,3 @@ def imported_manifest(
 def intervention_folder(artifact: Path, target: Target) -> Path:
     """Where an artifact keeps the intervention of a target."""
     return artifact / f"{target.trait}-{target.pole}"
-
-
-def _as_fitted(settings: NptiSettings, fitted: NptiManifest) -> NptiSettings:
-    """Settings that are true of an artifact: those of its fit, and what the user says about steering.
-
-    Raises:
-        ConfigurationError: The user set something else than the fit had.
-    """
-    given = settings.model_dump(mode="json", include=settings.model_fields_set)
-    for name in sorted(given.keys() & fitted.settings.keys()):
-        if given[name] != fitted.settings[name]:
-            raise ConfigurationError(
-                f"setting {name!r} of method 'npti' is {given[name]!r}, but the artifact was fitted with "
-                f"{fitted.settings[name]!r}: leave the setting out, or fit with it"
-            )
-    used = {name: given[name] for name in given.keys() & settings.used_after_fit}
-    return NptiSettings.model_validate({**fitted.settings, **used})

@@ -28,7 +28,6 @@ from personalitybench.files import write_json
 from personalitybench.methods.fitting import PROVENANCE, FitContext
 from personalitybench.methods.identification import Identification, Reading
 from personalitybench.methods.npti import (
-    MANIFEST,
     NptiManifest,
     NptiSettings,
     RunRecord,
@@ -144,7 +143,7 @@ class _Selection:
             runs=self.runs,
             targets=self.targets,
         )
-        write_json(self.context.folder / MANIFEST, manifest.model_dump(mode="json"))
+        write_json(manifest.path(self.context.folder), manifest.model_dump(mode="json"))
 
 
 def _about(settings: NptiSettings, statistics: GateStatistics) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from personalitybench.activations.official_files import (
 )
 from personalitybench.errors import ConfigurationError, MissingDependencyError, ModelError
 from personalitybench.files import sha256_file, write_json
-from personalitybench.methods.npti import MANIFEST, TargetRecord, imported_manifest, intervention_folder
+from personalitybench.methods.npti import TargetRecord, imported_manifest, intervention_folder
 from personalitybench.models import ModelIdentity, resolve_model
 from personalitybench.neurons.collection import Collection, FoundSet, check_one_model, load_set, require_safetensors
 from personalitybench.traits import TARGETS, Target
@@ -103,7 +103,8 @@ def import_official(
         targets[str(target)] = TargetRecord(neurons=len(own), clamped=len(opposite), median_error_of_delta=None)
     about = {} if stated == (None, None) else dict(zip(("name", "revision"), stated, strict=True))
     made = {one.about["file"]: one.about["file_sha256"] for one in sets.values() if "file" in one.about}
-    write_json(folder / MANIFEST, imported_manifest(about, shape, targets, made).model_dump(mode="json"))
+    manifest = imported_manifest(about, shape, targets, made)
+    write_json(manifest.path(folder), manifest.model_dump(mode="json"))
     waiting = tuple(target for target in TARGETS if target in sets and target not in ready)
     return Imported({target: len(one.neurons) for target, one in read.items()}, tuple(ready), waiting)
 
