@@ -183,7 +183,7 @@ def test_engines_without_room_for_adapters_say_how_to_get_it(engine: Engine, ada
 
 
 REFUSALS: list[tuple[str, type[Exception], str]] = [
-    ("nowhere", StorageError, r"has no adapter_config\.json: name a folder that peft saved"),
+    ("nowhere", StorageError, r"nowhere is missing: give the folder that peft saved it in"),
     ("rank", NeedsNotMetError, "rank 16, the engine was loaded for adapters of rank 8.*raise max_lora_rank"),
     ("widths", ModelError, r"made for another model: .* this model has 3 layers and needs"),
 ]
