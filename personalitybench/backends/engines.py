@@ -76,8 +76,8 @@ def open_engine(
     if engine == VLLM:
         return _open_vllm(model, model_args, batch_size, counting)
     raise NeedsNotMetError(
-        f"backend {backend!r} gives no access to a model's activations, so it cannot identify neurons: use one of "
-        f"{', '.join(sorted(_ENGINES))}"
+        f"backend {backend!r} gives no access to a model's weights and activations, so nothing is fitted under it: use "
+        f"one of {', '.join(sorted(_ENGINES))}"
     )
 
 
@@ -90,7 +90,7 @@ def _open_transformers(
         import transformers  # noqa: F401, PLC0415
     except ImportError as error:
         raise MissingDependencyError(
-            f"identifying neurons with transformers needs a package that is not installed ({error}): "
+            f"asking and counting with transformers needs a package that is not installed ({error}): "
             "pip install 'personalitybench[hf]'"
         ) from error
     from personalitybench.activations.identification_transformers import TransformersEngine  # noqa: PLC0415
@@ -107,7 +107,7 @@ def _open_transformers(
 def _open_vllm(
     model: str, model_args: Mapping[str, Any], batch_size: int, counting: Counting | None
 ) -> IdentificationEngine:
-    missing = "identifying neurons with vLLM needs vLLM, which is not installed{}: pip install 'personalitybench[vllm]'"
+    missing = "asking and counting with vLLM needs vLLM, which is not installed{}: pip install 'personalitybench[vllm]'"
     if importlib.util.find_spec("vllm") is None:
         raise MissingDependencyError(missing.format(""))
     try:

@@ -16,7 +16,7 @@ UNKNOWN = "no_such_setting"
 WRONG_VALUES: tuple[Any, ...] = ({"not": "a value"}, ["not a value"], "not a value", 0.123456789)
 """One of them is refused by every type but ``Any``."""
 
-_HOOKS = {"describe_fit": 1, "plan_fit": 1}
+_HOOKS = {"describe_fit": 1, "plan_fit": 1, "tidy_fit": 1}
 """Optional methods, with how many arguments they are called."""
 
 
