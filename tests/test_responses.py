@@ -290,6 +290,21 @@ def test_bytes_altered_anywhere_never_give_another_reply(data: st.DataObject) ->
             assert store.get_many(responses) == responses
 
 
+def test_a_damaged_schema_that_is_no_text_is_set_aside(tmp_path: Path) -> None:
+    """SQLite's complaint quotes it, and Python fails to decode the complaint."""
+    path = tmp_path / "responses.db"
+    responses = filled(path, 30)
+    whole = path.read_bytes()
+    start = whole.index(b"CREATE TABLE")
+    for position in range(start, start + 200, 9):
+        path.write_bytes(whole[:position] + b"\x80" + whole[position + 1 :])
+        with ResponseStore(path) as store:
+            assert store.get_many(responses).items() <= responses.items()
+            store.put_many(responses.items())
+            assert store.get_many(responses) == responses
+        path.unlink()
+
+
 def test_an_altered_header_is_set_aside_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "responses.db"
     responses = filled(path, 30)

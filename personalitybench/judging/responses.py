@@ -184,7 +184,7 @@ class ResponseStore:
                     connection = self._open()
             try:
                 return operation(connection)
-            except (_DamagedRowError, sqlite3.DatabaseError) as error:
+            except (_DamagedRowError, sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not _is_damage(error):
                     raise
                 self.close()
@@ -198,7 +198,7 @@ class ResponseStore:
         """Open the file, or a new one in its place. Call it alone."""
         try:
             self._connection = _connect(self.path)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             if not _is_damage(error):
                 raise
             self._set_aside(error)
@@ -325,7 +325,7 @@ def _salvage(path: Path) -> Iterator[tuple[Any, ...]]:
             span = (start, start + _SALVAGED)
             try:
                 rows = connection.execute("SELECT * FROM responses WHERE rowid >= ? AND rowid < ?", span).fetchall()
-            except sqlite3.Error:
+            except (sqlite3.Error, UnicodeDecodeError):
                 continue
             yield from (_as_text(row) for row in rows if _is_intact(row))
 
@@ -362,7 +362,11 @@ def _checksum(row: tuple[Any, ...]) -> int:
 
 
 def _is_damage(error: Exception) -> bool:
-    return isinstance(error, _DamagedRowError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+    """Whether the file is damaged. Where SQLite's complaint quotes damaged text, Python cannot even decode that."""
+    return (
+        isinstance(error, (_DamagedRowError, UnicodeDecodeError))
+        or getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+    )
 
 
 def _plain(value: Any) -> Any:
