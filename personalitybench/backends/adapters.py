@@ -186,7 +186,7 @@ class AdapterPool:
                 f"adapter {files.folder} is truncated or damaged ({error}): fit the method again"
             ) from error
         parts: dict[str, set[str]] = {}
-        for key, tensor in weights.items():
+        for key, tensor in sorted(weights.items()):  # safetensors gives them in any order
             match = _KEY.fullmatch(key)
             if match is None:
                 raise ModelError(

@@ -83,7 +83,7 @@ class ServedAdapter:
             NeedsNotMetError: The adapter changes what is no projection of attention or MLP.
         """
         sizes = _sizes(text_config)
-        for name, shape in self.shapes.items():
+        for name, shape in sorted(self.shapes.items()):
             layer, module, side = _place(self.folder, name)
             if module not in sizes:
                 raise NeedsNotMetError(
