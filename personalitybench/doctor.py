@@ -18,8 +18,8 @@ from personalitybench import __version__
 from personalitybench.errors import StorageError
 from personalitybench.files import cache_folder
 from personalitybench.judging.base import judge_names, load_profile
-from personalitybench.leaderboard.plots import HOW_TO_GET_PLOTS, can_plot
 from personalitybench.models import DEMO_MODEL, packaged_path
+from personalitybench.pages import HOW_TO_GET_PLOTS, can_plot
 from personalitybench.questions import DATA_VARIABLE
 
 

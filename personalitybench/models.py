@@ -14,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
@@ -147,6 +149,18 @@ def identify_folder(folder: Path) -> ModelIdentity:
         raise ModelError(f"model folder {folder} has no config.json: it holds no transformers model")
     digest = content_hash({path.name: sha256_file(path) for path in files})
     return ModelIdentity(folder.resolve().name, f"sha256:{digest[:16]}")
+
+
+def model_record(backend: str, args: Mapping[str, Any], commit: str | None = None) -> dict[str, str]:
+    """Name and revision of the model that lm-eval's model type loads with these arguments.
+
+    The same for a run, a fit and an import of lm-eval's results.
+    """
+    name = str(args.get("pretrained") or args.get("model") or backend)
+    if "pretrained" in args and Path(name).is_dir():
+        identity = identify_folder(Path(name))
+        return {"name": identity.name, "revision": identity.revision}
+    return {"name": name, "revision": commit or "unstated"}
 
 
 def packaged_path(model: PackagedModel) -> Path:

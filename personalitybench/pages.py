@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,16 @@ def page_template(file: str, /, **filters: Callable[..., Any]) -> Template:
     )
     environment.filters.update(filters)
     return environment.get_template(file)
+
+
+HOW_TO_GET_PLOTS = "pip install 'personalitybench[plots]'"
+NO_PLOTS = f"plots need altair and vl-convert: {HOW_TO_GET_PLOTS}; the page is written without them"
+"""What a command says that wrote a page without its plots."""
+
+
+def can_plot() -> bool:
+    """Whether what draws the figures is installed."""
+    return all(find_spec(name) is not None for name in ("altair", "vl_convert"))
 
 
 INK, SOFT, LINE = "var(--ink)", "var(--soft)", "var(--line)"

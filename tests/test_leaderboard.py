@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 from rich.console import Console
 
+from personalitybench import pages
 from personalitybench.costs import FitCost
 from personalitybench.errors import ConfigurationError, DataError
 from personalitybench.judging import Rating, Unrated, Verdict
@@ -259,7 +260,7 @@ def test_the_page_with_a_sweep_and_answers(sweep: Sweep, monkeypatch: pytest.Mon
     assert "Answer &lt;b&gt;q0&lt;/b&gt;." in page
     assert "<i>?" not in page
     assert "<b>npti" not in page
-    monkeypatch.setattr(plots, "find_spec", lambda _: None)
+    monkeypatch.setattr(pages, "find_spec", lambda _: None)
     without = to_html(board)
     assert "<svg" not in without
     assert "pip install &#39;personalitybench[plots]&#39;" in without

@@ -23,12 +23,11 @@ from personalitybench.cli import app
 from personalitybench.errors import (
     ConfigurationError,
     DataError,
-    MissingDependencyError,
     PersonalityBenchError,
     StorageError,
 )
 from personalitybench.neurons.collection import find_sets
-from personalitybench.neurons.render import to_html, to_markdown, write_report
+from personalitybench.neurons.render import to_html, to_markdown
 from personalitybench.neurons.report import NeuronReport, make_report
 from personalitybench.neurons.tables import bars, report_tables, short
 from personalitybench.traits import TARGETS
@@ -226,9 +225,6 @@ def test_without_what_draws_plots(three: Path, tmp_path: Path, monkeypatch: pyte
     assert "<svg" not in page
     assert "pip install &#39;personalitybench[plots]&#39;" in page or "pip install 'personalitybench[plots]'" in page
     assert "<td>1.00<small>2</small></td>" in page, "the overlap is a table then"
-    with pytest.raises(MissingDependencyError, match=r"pip install 'personalitybench\[plots\]'"):
-        write_report(report_of(three), tmp_path / "nothing")
-    assert not (tmp_path / "nothing").exists()
 
 
 # What is refused

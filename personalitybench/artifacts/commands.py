@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from personalitybench.errors import ConfigurationError, MissingDependencyError, StorageError
+from personalitybench.errors import ConfigurationError, StorageError
 
 artifacts_app = typer.Typer(
     no_args_is_help=True,
@@ -75,6 +75,7 @@ def show_artifact(
     from personalitybench.artifacts.report import make_report  # noqa: PLC0415
     from personalitybench.artifacts.tables import answers_table, report_tables  # noqa: PLC0415
     from personalitybench.artifacts.usage import use_lines  # noqa: PLC0415
+    from personalitybench.pages import NO_PLOTS, can_plot  # noqa: PLC0415
 
     console = Console()
     found = read_store().find(name)
@@ -89,12 +90,9 @@ def show_artifact(
     if report.metadata:
         lines = use_lines({**report.metadata, "artifact": str(found.folder / "artifact")})
     if output is not None:
-        try:
-            paths = write_report(report, output)
-        except MissingDependencyError as error:
-            typer.echo(f"personalitybench: {error}. The page is written without them.", err=True)
-            paths = write_report(report, output, plots=False)
-        lines += map(str, paths)
+        if report.curves and not can_plot():
+            typer.echo(f"personalitybench: {NO_PLOTS}", err=True)
+        lines += map(str, write_report(report, output))
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

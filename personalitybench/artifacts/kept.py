@@ -20,6 +20,7 @@ from personalitybench.errors import ConfigurationError, PersonalityBenchError, u
 from personalitybench.files import cache_folder, content_hash, is_locked, read_json
 from personalitybench.methods import Artifact, InductionMethod, methods
 from personalitybench.methods.identification_settings import answers_identity
+from personalitybench.titles import COMBINED
 
 REMOVED = ".removed-"
 """How the name of a folder begins that is being deleted; one that stays was left by a kill."""
@@ -289,7 +290,7 @@ def changed_settings(method: str, version: str, settings: Mapping[str, Any]) -> 
             f"method {method!r} is not installed here" if missing else f"method {method!r} cannot be asked ({error})"
         )
         return dict(settings), about
-    if method == "combined":
+    if method == COMBINED:
         return {"parts": [_changed_part(part) for part in settings.get("parts", [])]}, ""
     given = {name: value for name, value in settings.items() if default.get(name) != value}
     if installed != version or _chosen(kind, given) not in (settings, None):

@@ -9,8 +9,7 @@ from markupsafe import Markup
 
 from personalitybench.artifacts.report import CURVE_HEAD, FOLDER, ArtifactReport, curve_cells, facts
 from personalitybench.costs import describe_bytes
-from personalitybench.errors import MissingDependencyError
-from personalitybench.pages import markdown_head, markdown_row, page_template, write_files
+from personalitybench.pages import can_plot, markdown_head, markdown_row, page_template, write_files
 
 CURVES = (
     "Loss is the mean loss of a token of the answers, in nats. Before and after are of held-out answers, which were "
@@ -19,20 +18,17 @@ CURVES = (
 USE = f"A suite finds a fit by itself. For lm_eval, with the folder of the artifact in the place of {FOLDER}:"
 
 
-def write_report(report: ArtifactReport, folder: Path, *, plots: bool = True) -> list[Path]:
+def write_report(report: ArtifactReport, folder: Path) -> list[Path]:
     """Write ``artifact.json``, ``artifact.md`` and ``artifact.html``; returns their paths.
 
     Args:
         report: What to write.
         folder: Created if it is missing.
-        plots: Whether the page has plots, where there is something to plot.
 
     Raises:
-        MissingDependencyError: There should be plots, and what draws them is not installed. Nothing was written.
         StorageError: The folder is not writable.
     """
-    page = to_html(report, plots=plots)
-    return write_files(folder, "artifact", report, to_markdown(report), page)
+    return write_files(folder, "artifact", report, to_markdown(report), to_html(report))
 
 
 def to_markdown(report: ArtifactReport) -> str:
@@ -53,21 +49,17 @@ def to_markdown(report: ArtifactReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_html(report: ArtifactReport, *, plots: bool = True) -> str:
-    """Make the static page (``leaderboards/artifact.html.j2``, everything escaped but our own SVG).
-
-    Raises:
-        MissingDependencyError: There should be plots, and what draws them is not installed.
-    """
+def to_html(report: ArtifactReport) -> str:
+    """Make the static page (``leaderboards/artifact.html.j2``, everything escaped but our own SVG)."""
     drawn = [curve for curve in report.curves if curve.steps or curve.held_out]
-    together, svg = _draw(report) if plots and drawn else (1, None)
+    together, svg = _draw(report) if drawn and can_plot() else (1, None)
     template = page_template("artifact.html.j2", size=describe_bytes, cells=curve_cells)
     return template.render(
         report=report,
         facts=facts(report),
         svg=svg,
         together=together,
-        missing=bool(drawn) and not plots,
+        missing=bool(drawn) and svg is None,
         head=CURVE_HEAD,
         about_curves=CURVES,
         use=USE,
@@ -76,11 +68,7 @@ def to_html(report: ArtifactReport, *, plots: bool = True) -> str:
 
 
 def _draw(report: ArtifactReport) -> tuple[int, Markup]:
-    try:
-        from personalitybench.artifacts import plots  # noqa: PLC0415 (heavy, and optional)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"plots need altair and vl-convert ({error}): pip install 'personalitybench[plots]'"
-        ) from error
+    from personalitybench.artifacts import plots  # noqa: PLC0415 (heavy, and optional)
+
     # Names of targets are the only text in it that is read from a file, and Altair escapes what it is given.
     return plots.steps_a_point(report.curves), Markup(plots.draw(report.curves))  # noqa: S704

@@ -2,13 +2,13 @@
 
 ::
 
-    <cache>/fits/<method>-<hash>/fit.json       identity: all that the fit depends on
-    <cache>/fits/<method>-<hash>/sessions.jsonl  seconds of every session that ended other than by a kill
-    <cache>/fits/<method>-<hash>/work/          what the method keeps for itself, to go on after a kill
-    <cache>/fits/<method>-<hash>/artifact/      what the fit leaves
-    <cache>/fits/<method>-<hash>/fitted.json    hash of the artifact; written last: the fit is complete. Its time is
-                                                that of the last use
-    <cache>/identifications/<hash>/             answers and statistics that fits share
+    <cache>/fits/<method>-<hash>/
+        fit.json          identity: all that the fit depends on
+        sessions.jsonl    seconds of every session that ended other than by a kill
+        work/             what the method keeps for itself, to go on after a kill
+        artifact/         what the fit leaves
+        fitted.json       hash of the artifact; written last: the fit is complete. Its time is that of the last use
+    <cache>/identifications/<hash>/    answers and statistics that fits share
 
 The hash is that of the identity. A fit depends on the model, how it is loaded and by which engine, the method's
 settings that matter to it, data, wording and seed; not on targets or strengths.

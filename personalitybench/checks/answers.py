@@ -15,8 +15,8 @@ from personalitybench.backends.wishes import KEY
 from personalitybench.checks.results import BrokenPromiseError, NotCheckedError, describe_error
 from personalitybench.checks.subject import CheckedModel, Subject
 from personalitybench.errors import PersonalityBenchError
-from personalitybench.leaderboard.lm_eval_results import model_record
 from personalitybench.methods import InductionMethod
+from personalitybench.models import model_record
 from personalitybench.prompts import fill
 
 GENERATION = {"until": [], "max_gen_toks": 12, "do_sample": False, "temperature": 0.0}

@@ -17,7 +17,7 @@ from personalitybench.files import JsonLines, read_json
 from personalitybench.judging import verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer
 from personalitybench.leaderboard.schema import Provenance
-from personalitybench.models import identify_folder
+from personalitybench.models import model_record
 from personalitybench.traits import Target
 
 # Arguments that say where the weights lie and on what they run, not what they compute.
@@ -117,15 +117,6 @@ def read_tasks(folder: Path) -> Iterator[TaskResults]:
         raise DataError(f"{folder} has no results_*.json: give lm_eval an --output_path and name that folder here")
     for path in results:
         yield from _read_results(path)
-
-
-def model_record(backend: str, args: Mapping[str, Any], commit: str | None = None) -> dict[str, str]:
-    """Name and revision of a model from lm-eval's model type and arguments; the same for a run and an import."""
-    name = str(args.get("pretrained") or args.get("model") or backend)
-    if "pretrained" in args and Path(name).is_dir():
-        identity = identify_folder(Path(name))
-        return {"name": identity.name, "revision": identity.revision}
-    return {"name": name, "revision": commit or "unstated"}
 
 
 def provenance(

@@ -6,7 +6,6 @@ Text and lines take the colour of the page (``currentColor``), so the figure is 
 from __future__ import annotations
 
 import io
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from personalitybench.leaderboard.schema import Sweep
@@ -16,16 +15,9 @@ from personalitybench.traits import TRAIT_NAMES, Pole, Target
 if TYPE_CHECKING:
     import altair as alt
 
-HOW_TO_GET_PLOTS = "pip install 'personalitybench[plots]'"
-
 _COLOURS = {"high": "#3d84c6", "low": "#d9730d"}  # both at least 3:1 on white and on the page's dark ground
 _PANEL = (195, 150)  # width and height in pixels
 _INK = "currentColor"
-
-
-def can_plot() -> bool:
-    """Whether what draws the figures is installed."""
-    return all(find_spec(name) is not None for name in ("altair", "vl_convert"))
 
 
 def sweep_figure(sweep: Sweep) -> str:
@@ -37,7 +29,7 @@ def sweep_figure(sweep: Sweep) -> str:
         SVG to be put into a page.
 
     Raises:
-        ImportError: Altair is not installed; ask :func:`can_plot` first.
+        ImportError: Altair is not installed; ask :func:`personalitybench.pages.can_plot` first.
     """
     import altair as alt  # noqa: PLC0415 (optional)
 

@@ -16,9 +16,9 @@ from personalitybench.errors import DataError
 from personalitybench.files import read_json, write_atomically
 from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.fit_costs import FITS_LEGEND, fit_costs, fit_table
-from personalitybench.leaderboard.plots import HOW_TO_GET_PLOTS, can_plot, sweep_figure
+from personalitybench.leaderboard.plots import sweep_figure
 from personalitybench.leaderboard.schema import Composite, Floor, Leaderboard, MethodId, Row, Sweep
-from personalitybench.pages import markdown_head, markdown_row, page_template
+from personalitybench.pages import HOW_TO_GET_PLOTS, can_plot, markdown_head, markdown_row, page_template
 from personalitybench.strengths import show_strength
 from personalitybench.traits import TARGETS, TRAIT_NAMES
 from personalitybench.validation import validate

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from personalitybench.costs import FitCost
 from personalitybench.files import content_hash
 from personalitybench.strengths import StrengthProtocol
+from personalitybench.titles import method_title
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
@@ -46,8 +47,7 @@ class MethodId(_Part):
     @property
     def title(self) -> str:
         """Its name; a combination is called by its parts."""
-        parts = self.settings.get("parts") if self.name == "combined" else None
-        return " + ".join(str(part["name"]) for part in parts) if parts else self.name
+        return method_title(self.name, self.settings)
 
 
 class JudgeId(_Part):

@@ -23,10 +23,10 @@ from personalitybench.methods.fitting import PROVENANCE, Artifact, FitContext, M
 from personalitybench.methods.induction import Induction, Need
 from personalitybench.questions import Question
 from personalitybench.strengths import Strength, strength_for
+from personalitybench.titles import COMBINED
 from personalitybench.traits import Target
 from personalitybench.validation import validate
 
-NAME = "combined"
 MANIFEST = "combined.json"
 
 
@@ -73,7 +73,7 @@ class CombinedSettings(MethodSettings):
         """Two parts that do the same would be in each other's way."""
         taken: dict[str, str] = {}
         for part in self.parts:
-            if part.name == NAME:
+            if part.name == COMBINED:
                 raise ValueError("a combination cannot be a part of one: list its parts instead")
             try:
                 needs = methods.get(part.name).needs
@@ -169,7 +169,9 @@ class CombinedMethods:
         """One row for each part: which artifact of its own it is."""
         path = artifact.folder / MANIFEST
         if not path.is_file():
-            raise StorageError(f"{artifact.folder} holds no finished fit of {NAME} ({MANIFEST} is missing): fit again")
+            raise StorageError(
+                f"{artifact.folder} holds no finished fit of combined ({MANIFEST} is missing): fit again"
+            )
         return [{"part": name, "artifact": sha256} for name, sha256 in read_json(path)["parts"].items()]
 
     def induce(self, target: Target, strength: float | None, question: Question) -> Induction:
@@ -179,7 +181,7 @@ class CombinedMethods:
             ConfigurationError: A part has no artifact or no strength, or two parts change the prompt.
         """
         plain = self.context.wording.plain
-        found = Induction(NAME, target, strength, plain)
+        found = Induction(COMBINED, target, strength, plain)
         prompted = ""
         for part, method, own in zip(self.settings.parts, self.parts, self._own, strict=True):
             given = strength if own is None else strength_for(own, target)
@@ -187,7 +189,7 @@ class CombinedMethods:
             if one.template != plain:
                 if prompted:
                     raise ConfigurationError(
-                        f"parts {prompted!r} and {part.name!r} of method {NAME!r} write the prompt: leave one out"
+                        f"parts {prompted!r} and {part.name!r} of method {COMBINED!r} write the prompt: leave one out"
                     )
                 prompted = part.name
                 found = replace(found, template=one.template, description=one.description)

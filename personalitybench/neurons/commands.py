@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalitybench.errors import ConfigurationError, MissingDependencyError
+from personalitybench.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from personalitybench.models import ModelIdentity
@@ -35,18 +35,16 @@ def report(
     from personalitybench.neurons.render import write_report  # noqa: PLC0415
     from personalitybench.neurons.report import make_report  # noqa: PLC0415
     from personalitybench.neurons.tables import report_tables  # noqa: PLC0415
+    from personalitybench.pages import NO_PLOTS, can_plot  # noqa: PLC0415
 
     made = make_report(find_sets(folder), strongest)
     console = Console()
     console.print(report_tables(made))
     if output is None:
         return
-    try:
-        paths = write_report(made, output)
-    except MissingDependencyError as error:
-        typer.echo(f"personalitybench: {error}. The page is written without them.", err=True)
-        paths = write_report(made, output, plots=False)
-    for path in paths:
+    if not can_plot():
+        typer.echo(f"personalitybench: {NO_PLOTS}", err=True)
+    for path in write_report(made, output):
         console.print(str(path), highlight=False, soft_wrap=True)
 
 

@@ -8,26 +8,22 @@ from typing import Any
 
 from markupsafe import Markup
 
-from personalitybench.errors import MissingDependencyError
 from personalitybench.neurons.report import NeuronReport, Spread
 from personalitybench.neurons.tables import title
-from personalitybench.pages import markdown_head, markdown_row, page_template, write_files
+from personalitybench.pages import can_plot, markdown_head, markdown_row, page_template, write_files
 
 
-def write_report(report: NeuronReport, folder: Path, *, plots: bool = True) -> list[Path]:
+def write_report(report: NeuronReport, folder: Path) -> list[Path]:
     """Write ``neurons.json``, ``neurons.md`` and ``neurons.html``; returns their paths.
 
     Args:
         report: What to write.
         folder: Created if it is missing.
-        plots: Whether the page has plots.
 
     Raises:
-        MissingDependencyError: There should be plots, and what draws them is not installed. Nothing was written.
         StorageError: The folder is not writable.
     """
-    page = to_html(report, plots=plots)
-    return write_files(folder, "neurons", report, to_markdown(report), page)
+    return write_files(folder, "neurons", report, to_markdown(report), to_html(report))
 
 
 def to_markdown(report: NeuronReport) -> str:
@@ -65,25 +61,17 @@ def to_markdown(report: NeuronReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_html(report: NeuronReport, *, plots: bool = True) -> str:
-    """Make the static page (``leaderboards/neurons.html.j2``, everything escaped but our own SVG).
-
-    Raises:
-        MissingDependencyError: There should be plots, and what draws them is not installed.
-    """
+def to_html(report: NeuronReport) -> str:
+    """Make the static page (``leaderboards/neurons.html.j2``, everything escaped but our own SVG)."""
     template = page_template(
         "neurons.html.j2", number=number, count=_count, percent=_percent, words=_words, plain=_plain
     )
-    return template.render(report=report, plots=_draw(report) if plots else None, spread=_spread_cells)
+    return template.render(report=report, plots=_draw(report) if can_plot() else None, spread=_spread_cells)
 
 
 def _draw(report: NeuronReport) -> dict[str, Markup]:
-    try:
-        from personalitybench.neurons.plots import draw  # noqa: PLC0415 (heavy, and optional)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"plots need altair and vl-convert ({error}): pip install 'personalitybench[plots]'"
-        ) from error
+    from personalitybench.neurons.plots import draw  # noqa: PLC0415 (heavy, and optional)
+
     # Drawn from numbers and from names of targets, which are checked: nothing in it is the user's text.
     return {name: Markup(svg) for name, svg in vars(draw(report)).items()}  # noqa: S704
 

@@ -15,6 +15,7 @@ from personalitybench.resources import bundled
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.throughput import Throughput
 from personalitybench.strengths import ChosenOn, Strength
+from personalitybench.titles import method_title
 from personalitybench.traits import TARGETS, Target
 from personalitybench.validation import validate
 
@@ -66,9 +67,7 @@ class MethodSpec(_Part):
     @property
     def label(self) -> str:
         """What progress and folders call it: by its name, a combination by its parts."""
-        parts = self.settings.get("parts") if self.name == "combined" else None
-        named = [part if isinstance(part, str) else str(part["name"]) for part in parts] if parts else [self.name]
-        return "+".join(named).replace("/", "_")
+        return method_title(self.name, self.settings, "+").replace("/", "_")
 
     @model_validator(mode="after")
     def _choice(self) -> MethodSpec:

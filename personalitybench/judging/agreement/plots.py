@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from personalitybench.judging.agreement.measures import CATEGORIES
@@ -17,8 +16,6 @@ from personalitybench.judging.agreement.words import MEASURES, compared, pair_na
 
 if TYPE_CHECKING:
     import altair as alt
-
-HOW_TO_GET_PLOTS = "pip install 'personalitybench[plots]'"
 
 INK, SOFT, LINE, MARK = "var(--ink)", "var(--soft)", "var(--line)", "var(--mark)"
 CELL = 38
@@ -32,11 +29,6 @@ _LONGEST_NAME = 200  # pixels for the name of a judge
 _LONGEST_LABEL = 380  # for those of two
 
 
-def can_plot() -> bool:
-    """Whether what draws the figures is installed."""
-    return all(find_spec(name) is not None for name in ("altair", "vl_convert"))
-
-
 def draw(aspect: AspectFigures) -> dict[str, str]:
     """Draw the plots of one aspect.
 
@@ -45,7 +37,7 @@ def draw(aspect: AspectFigures) -> dict[str, str]:
         ``bias`` (by trait). One that would be empty is left out.
 
     Raises:
-        ImportError: Altair is not installed; ask :func:`can_plot` first.
+        ImportError: Altair is not installed; ask :func:`personalitybench.pages.can_plot` first.
     """
     pairs = compared(aspect)
     if not pairs:

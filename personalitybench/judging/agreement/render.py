@@ -8,10 +8,10 @@ from markupsafe import Markup
 
 from personalitybench.judging.agreement import words
 from personalitybench.judging.agreement.measures import CATEGORIES
-from personalitybench.judging.agreement.plots import HOW_TO_GET_PLOTS, can_plot, draw
+from personalitybench.judging.agreement.plots import draw
 from personalitybench.judging.agreement.schema import Agreement, AgreementReport, AspectFigures, Pair
 from personalitybench.judging.agreement.words import MEASURES, number, with_interval
-from personalitybench.pages import markdown_head, markdown_row, page_template, write_files
+from personalitybench.pages import HOW_TO_GET_PLOTS, can_plot, markdown_head, markdown_row, page_template, write_files
 
 
 def write_report(report: AgreementReport, folder: Path) -> list[Path]:
