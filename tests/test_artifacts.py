@@ -331,6 +331,23 @@ def test_show(cache: Path, answers: Path) -> None:
 # Prune
 
 
+def test_a_file_of_two_fits_takes_its_room_once_and_is_freed_by_the_second(cache: Path) -> None:
+    one, other = noting(), noting("maker/other")
+    for fit in (one, other):
+        fit.make("/nowhere")
+        (fit.folder / "work").mkdir(exist_ok=True)
+    (one.folder / "work" / "adapter").write_bytes(bytes(5_000_000))
+    (other.folder / "work" / "adapter").hardlink_to(one.folder / "work" / "adapter")
+    assert "2 fits, 5.0 MB; together 5.0 MB in" in " ".join(command("list"))
+    shown = command("prune", one.label, "--yes")
+    assert any("5.0 MB" in line for line in shown), "each has the room that it would take alone"
+    assert any("kB (what other fits share stays)" in line for line in shown)
+    assert shown[-1].endswith("kB")
+    shown = command("prune", other.label, "--yes")
+    assert "5.0 MB. Answers and boards" in " ".join(shown)
+    assert shown[-1] == "freed: 5.0 MB"
+
+
 def test_prune_removes_what_was_chosen_and_nothing_else(answers: Path, cache: Path) -> None:
     complete, stopped, other = noting(), interrupted(size=4), noting("maker/other")
     complete.make("/nowhere")

@@ -127,6 +127,7 @@ def prune_artifacts(
 
     from personalitybench.artifacts.kept import read_store  # noqa: PLC0415
     from personalitybench.artifacts.removal import Choice, choose, clear, parse_age, remove  # noqa: PLC0415
+    from personalitybench.artifacts.sizes import freed_by, measure  # noqa: PLC0415
     from personalitybench.artifacts.tables import removal_table  # noqa: PLC0415
     from personalitybench.costs import describe_bytes  # noqa: PLC0415
 
@@ -136,9 +137,12 @@ def prune_artifacts(
     chosen = choose(store, choice)
     if chosen:
         Console().print(removal_table(chosen))
-        size = describe_bytes(sum(item.bytes for item in chosen))
+        folders = [item.folder for item in chosen]
+        size = describe_bytes(freed_by(*folders))
+        shared = "" if freed_by(*folders) == measure(*folders)[0] else " (what other fits share stays)"
         typer.echo(
-            f"{size}. Answers and boards of runs stay: they note an artifact's hash. For new answers it is made again."
+            f"{size}{shared}. Answers and boards of runs stay: they note an artifact's hash. For new answers it is "
+            "made again."
         )
     else:
         typer.echo("there is nothing to remove")
@@ -150,11 +154,10 @@ def prune_artifacts(
     freed = clear(store.leftovers)
     for item in chosen:
         try:
-            remove(item)
+            freed += remove(item)
         except StorageError as error:
             typer.echo(f"left: {item.name}: {error}")
             continue
-        freed += item.bytes
         typer.echo(f"removed: {item.name}")
     typer.echo(f"freed: {describe_bytes(freed)}")
 

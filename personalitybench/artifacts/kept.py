@@ -6,14 +6,14 @@ listed with what is wrong about it.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from personalitybench.artifacts.sizes import measure
 from personalitybench.artifacts.store import FIT, FITTED, fit_label
 from personalitybench.costs import FitCost
 from personalitybench.errors import ConfigurationError, PersonalityBenchError, unknown_name
@@ -167,7 +167,7 @@ class KeptStore(BaseModel):
         answers: What fits share.
         adapters: Copies.
         leftovers: What a prune that was killed did not delete.
-        bytes: Size of all of them.
+        bytes: Size of all of them; files that several share count once.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -224,7 +224,7 @@ def read_store(*, verify: bool = False) -> KeptStore:
         answers=sorted(answers, key=lambda one: one.used, reverse=True),
         adapters=adapters,
         leftovers=leftovers,
-        bytes=sum(item.bytes for item in (*fits, *answers, *adapters)) + sum(measure(path)[0] for path in leftovers),
+        bytes=measure(*(item.folder for item in (*fits, *answers, *adapters)), *leftovers)[0],
     )
 
 
@@ -322,27 +322,6 @@ def _chosen(kind: type[InductionMethod], given: Mapping[str, Any]) -> dict[str, 
         return None
 
 
-def measure(folder: Path) -> tuple[int, float]:
-    """Bytes of the files beneath a folder, and when the newest was written, in seconds since 1970.
-
-    Files that go while it is looked at are not counted.
-    """
-    size, newest = 0, _status(folder, lambda found: found.st_mtime)
-    for path, _, names in os.walk(folder):
-        for name in names:
-            file = Path(path, name)
-            size += int(_status(file, lambda found: found.st_size))
-            newest = max(newest, _status(file, lambda found: found.st_mtime))
-    return size, newest
-
-
-def files_of(folder: Path) -> Iterable[tuple[str, int]]:
-    """Files beneath a folder by their paths in it, with their bytes."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            yield str(path.relative_to(folder)), int(_status(path, lambda found: found.st_size))
-
-
 def _answers(folder: Path, fits: Iterable[KeptFit]) -> KeptAnswers:
     identity, problem = None, ""
     try:
@@ -382,10 +361,3 @@ def _long(item: Kept) -> str:
 
 def _hash(item: Kept) -> str:
     return item.name.rpartition("-")[2]
-
-
-def _status(path: Path, field: Callable[[os.stat_result], float]) -> float:
-    try:
-        return field(path.lstat())
-    except OSError:
-        return 0.0

@@ -21,9 +21,9 @@ from personalitybench.artifacts.kept import (
     KeptAnswers,
     KeptFit,
     KeptStore,
-    measure,
     read_fit,
 )
+from personalitybench.artifacts.sizes import freed_by
 from personalitybench.errors import ConfigurationError, StorageError, unknown_name
 from personalitybench.files import locked
 
@@ -116,8 +116,8 @@ def parse_age(text: str) -> timedelta:
     return timedelta(hours=int(found[1]) * _HOURS[found[2]])
 
 
-def remove(item: Kept) -> None:
-    """Remove a folder, as a whole or not at all.
+def remove(item: Kept) -> int:
+    """Remove a folder, as a whole or not at all; returns the bytes that this freed.
 
     Raises:
         StorageError: A process works in it, it is no longer what was chosen, or it cannot be deleted.
@@ -129,15 +129,15 @@ def remove(item: Kept) -> None:
         try:
             item.folder.rename(away)
         except FileNotFoundError:
-            return  # another prune was faster
+            return 0  # another prune was faster
         except OSError as error:
             raise StorageError(f"cannot remove {item.folder}: {error.strerror}") from error
-    _delete(away)
+    return clear([away])
 
 
 def clear(leftovers: Sequence[Path]) -> int:
-    """Delete what removals that were killed left; returns the bytes."""
-    freed = sum(measure(path)[0] for path in leftovers)
+    """Delete what removals that were killed left; returns the bytes that this freed."""
+    freed = freed_by(*leftovers)
     for path in leftovers:
         _delete(path)
     return freed

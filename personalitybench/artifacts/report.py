@@ -13,7 +13,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from personalitybench import __version__
-from personalitybench.artifacts.kept import FitAbout, KeptFit, State, files_of
+from personalitybench.artifacts.kept import FitAbout, KeptFit, State
+from personalitybench.artifacts.sizes import files_of
 from personalitybench.artifacts.usage import fit_rows, use_metadata
 from personalitybench.costs import FitCost, describe_cost
 from personalitybench.errors import ConfigurationError, PersonalityBenchError

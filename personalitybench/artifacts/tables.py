@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from personalitybench.artifacts.kept import About, Kept, KeptAnswers, KeptFit, KeptStore, measure
+from personalitybench.artifacts.kept import About, Kept, KeptAnswers, KeptFit, KeptStore
 from personalitybench.artifacts.report import CURVE_HEAD, ArtifactReport, curve_cells, facts
+from personalitybench.artifacts.sizes import measure
 from personalitybench.artifacts.usage import fit_table
 from personalitybench.costs import describe_bytes, describe_cost
 
@@ -157,15 +158,19 @@ def _totals(store: KeptStore) -> list[str]:
         ("copy of an adapter at another strength", "copies of adapters at other strengths", store.adapters),
     ]
     parts = [
-        f"{len(items):,} {one if len(items) == 1 else several}, {describe_bytes(sum(item.bytes for item in items))}"
+        f"{len(items):,} {one if len(items) == 1 else several}, {describe_bytes(_size(items))}"
         for one, several, items in groups
         if items
     ]
     lines = [f"{'; '.join(parts)}; together {describe_bytes(store.bytes)} in {store.folder}"] if parts else []
     if store.leftovers:
-        size = sum(measure(path)[0] for path in store.leftovers)
+        size = measure(*store.leftovers)[0]
         lines.append(f"{describe_bytes(size)} were left by a prune that was killed: the next one deletes them")
     return lines
+
+
+def _size(items: Sequence[Kept]) -> int:
+    return measure(*(item.folder for item in items))[0]
 
 
 def _curves(report: ArtifactReport) -> Table:
