@@ -196,3 +196,11 @@ def test_a_wrong_option_of_lm_eval_is_one_line(command: Command) -> None:
     done = command("lm-eval", "--tasks", "personalitybench_openness_high", "--model", "dummy", "--metadata", metadata)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("personalitybench: unknown method 'simpel'")
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "personalitybench", "targets"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done
+    assert "No such command 'targets'" in done.stderr
