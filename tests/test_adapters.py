@@ -19,11 +19,13 @@ from lm_eval import simple_evaluate  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from peft.tuners.lora import LoraLayer  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
 from personalitybench.activations.layouts import captured, find_gates  # noqa: E402
 from personalitybench.backends.adapter_files import file_stamp, read_adapter  # noqa: E402
+from personalitybench.backends.adapter_products import RowProducts  # noqa: E402
 from personalitybench.backends.adapters import AdapterPool  # noqa: E402
 from personalitybench.backends.loading import load_model  # noqa: E402
 from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError, StorageError  # noqa: E402
@@ -104,6 +106,50 @@ def logits(model: Any) -> Any:
     tokens = torch.tensor([model.tok_encode(PROMPTS[1])])
     with torch.inference_mode():
         return model.model(input_ids=tokens).logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_has_the_numbers_of_peft_s_layer_with_its_adapter_alone(
+    tiny_model: Path, folders: dict[str, Path], dtype: torch.dtype
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=dtype).eval()
+    adapted = PeftModel.from_pretrained(base, folders["everywhere"], "everywhere")
+    for name in ("attention", "gate"):
+        adapted.load_adapter(folders[name], name)
+    rows = ["everywhere", None, "gate", "attention", "everywhere"]
+    layers = [module for module in adapted.modules() if isinstance(module, LoraLayer)]
+    assert {len(RowProducts(layer, rows).names) for layer in layers} == {1, 2}, "of three, a layer has one or two"
+    for layer in layers:
+        x = torch.randn(5, 7, layer.in_features, dtype=dtype, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            plain = layer.base_layer(x)
+            mixed = RowProducts(layer, rows).added(x, plain)
+            for row, name in enumerate(rows):
+                if name not in layer.lora_A:
+                    assert torch.equal(mixed[row], plain[row]), "no adapter, or none in this layer: nothing is added"
+                    continue
+                layer.set_adapter(name)
+                alone = layer(x)
+                assert not torch.equal(alone, plain)
+                assert torch.equal(RowProducts(layer, [name] * 5).added(x, plain), alone), (
+                    "to the bit in one's own batch"
+                )
+                torch.testing.assert_close(mixed[row], alone[row])
+
+
+def test_an_adapter_that_overflows_spoils_no_other_row(tiny_model: Path, folders: dict[str, Path]) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    adapted = PeftModel.from_pretrained(base, folders["everywhere"], "good")
+    adapted.load_adapter(folders["everywhere"], "wild")
+    layer = next(module for module in adapted.modules() if isinstance(module, LoraLayer))
+    with torch.inference_mode():
+        layer.lora_A["wild"].weight.fill_(3e38)
+        x = torch.ones(3, 2, layer.in_features)
+        plain = layer.base_layer(x)
+        mixed = RowProducts(layer, ["good", "wild", None]).added(x, plain)
+    assert not mixed[1].isfinite().all()
+    assert torch.equal(mixed[2], plain[2])
+    assert mixed[0].isfinite().all()
 
 
 def test_rows_of_a_mixed_batch_answer_as_plain_peft_does(

@@ -1,8 +1,8 @@
 """LoRA adapters on transformers: each row of a batch is answered with its own, at its own strength, or with none.
 
-peft puts its layers into the model when the first adapter is loaded, and serves the rows (its mixed batches). Outside
-of :meth:`AdapterPool.chosen` these layers do nothing: they call what they replaced. A model that never needs an
-adapter is not touched.
+peft puts its layers into the model when the first adapter is loaded, and holds the matrices. They stay switched off:
+they call what they replaced, and within :meth:`AdapterPool.chosen` what the adapters of the rows add is added to that.
+A model that never needs an adapter is not touched.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from personalitybench.backends.adapter_files import AdapterConfig, AdapterFiles, Stamp, file_stamp, read_adapter
+from personalitybench.backends.adapter_products import RowProducts
 from personalitybench.errors import ConfigurationError, ModelError, StorageError
 
-_BASE = "__base__"  # peft's name for no adapter
 # How peft names the weights of plain LoRA on a linear layer.
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])\.weight")
 
@@ -108,35 +109,37 @@ class AdapterPool:
                 of another size.
             ModelError: No layer of an adapter was ever reached, so that it would silently have done nothing.
         """
-        rows, wanted = [name or _BASE for name in names], {name for name in names if name is not None}
+        wanted = {name for name in names if name is not None}
         if missing := sorted(wanted - self._loaded.keys()):
             raise ConfigurationError(f"adapter {missing[0]} is not loaded: ask names() for it before each batch")
         if self._active:
             raise ConfigurationError("adapters are chosen already: leave that context before another")
         reached: set[str] = set()
 
-        def name_rows(layer: LoraLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            if len(args[0]) != len(rows):
-                raise ConfigurationError(
-                    f"adapters were chosen for {len(rows)} rows but a layer got {list(args[0].shape)}: give one name a "
-                    "row (beams repeat rows), and use a model whose layers see the rows of a batch apart"
-                )
-            reached.update(wanted & layer.lora_A.keys())
-            return args, {**kwargs, "adapter_names": rows}
+        def adapt(layer: nn.Module) -> RemovableHandle:
+            products = RowProducts(layer, names)
 
-        layers = [layer for layer in self._layers() if not wanted.isdisjoint(layer.lora_A.keys())]
+            def add(_: nn.Module, args: tuple[Any, ...], result: Tensor) -> Tensor:
+                if len(args[0]) != len(names):
+                    raise ConfigurationError(
+                        f"adapters were chosen for {len(names)} rows but a layer got {list(args[0].shape)}: give one "
+                        "name a row (beams repeat rows), and use a model whose layers see the rows of a batch apart"
+                    )
+                reached.update(products.names)
+                return products.added(args[0], result)
+
+            return layer.register_forward_hook(add)
+
         handles = []
         self._active = True
         try:
-            for layer in layers:
-                layer.enable_adapters(True)
-                handles.append(layer.register_forward_pre_hook(name_rows, with_kwargs=True))
+            for layer in self._layers():
+                if not wanted.isdisjoint(layer.lora_A.keys()):
+                    handles.append(adapt(layer))  # noqa: PERF401 (those that there are go, too, where one fails)
             yield
         finally:
             for handle in handles:
                 handle.remove()
-            for layer in layers:
-                layer.enable_adapters(False)
             self._active = False
         if passed_by := sorted(wanted - reached):
             raise ModelError(
