@@ -1,9 +1,9 @@
 """What one batch with several LoRA adapters gains over a batch for each.
 
 Run: ``python benchmarks/adapters.py``. On the demo model, with random adapters on all linear layers. Answers the same
-prompts (eight for each of four adapters) in one batch of 32, each row with its own adapter, and in four batches of
-eight, one adapter at a time; and in one batch without adapters. All in the same process, in turns. Checks that the
-answers are the same and prints
+prompts (three for each of ten adapters, as many as there are targets) in one batch of 30, each row with its own
+adapter, and in ten batches of three, one adapter at a time; and in one batch without adapters. All in the same process,
+in turns. Checks that the answers are the same and prints
 
 - one batch ÷ a batch an adapter: answers in a second;
 - adapters ÷ none: answers in a second, both in one batch.
@@ -48,8 +48,8 @@ def make_adapter(base: str, folder: Path, rank: int, seed: int) -> Path:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--adapters", type=int, default=4)
-    parser.add_argument("--rows", type=int, default=8, help="of each adapter")
+    parser.add_argument("--adapters", type=int, default=10)
+    parser.add_argument("--rows", type=int, default=3, help="of each adapter")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)

@@ -108,6 +108,13 @@ def logits(model: Any) -> Any:
         return model.model(input_ids=tokens).logits
 
 
+def added(layer: Any, rows: list[str | None], x: Any) -> Any:
+    """What a layer of peft's gives with what the adapters of the rows add."""
+    result = layer.base_layer(x)
+    RowProducts(layer, rows).add(x, result)
+    return result
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_has_the_numbers_of_peft_s_layer_with_its_adapter_alone(
     tiny_model: Path, folders: dict[str, Path], dtype: torch.dtype
@@ -123,7 +130,7 @@ def test_a_row_has_the_numbers_of_peft_s_layer_with_its_adapter_alone(
         x = torch.randn(5, 7, layer.in_features, dtype=dtype, generator=torch.Generator().manual_seed(1))
         with torch.inference_mode():
             plain = layer.base_layer(x)
-            mixed = RowProducts(layer, rows).added(x, plain)
+            mixed = added(layer, rows, x)
             for row, name in enumerate(rows):
                 if name not in layer.lora_A:
                     assert torch.equal(mixed[row], plain[row]), "no adapter, or none in this layer: nothing is added"
@@ -131,9 +138,7 @@ def test_a_row_has_the_numbers_of_peft_s_layer_with_its_adapter_alone(
                 layer.set_adapter(name)
                 alone = layer(x)
                 assert not torch.equal(alone, plain)
-                assert torch.equal(RowProducts(layer, [name] * 5).added(x, plain), alone), (
-                    "to the bit in one's own batch"
-                )
+                assert torch.equal(added(layer, [name] * 5, x), alone), "to the bit where all rows have it"
                 torch.testing.assert_close(mixed[row], alone[row])
 
 
@@ -146,7 +151,7 @@ def test_an_adapter_that_overflows_spoils_no_other_row(tiny_model: Path, folders
         layer.lora_A["wild"].weight.fill_(3e38)
         x = torch.ones(3, 2, layer.in_features)
         plain = layer.base_layer(x)
-        mixed = RowProducts(layer, ["good", "wild", None]).added(x, plain)
+        mixed = added(layer, ["good", "wild", None], x)
     assert not mixed[1].isfinite().all()
     assert torch.equal(mixed[2], plain[2])
     assert mixed[0].isfinite().all()

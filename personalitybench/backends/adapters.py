@@ -126,7 +126,8 @@ class AdapterPool:
                         "name a row (beams repeat rows), and use a model whose layers see the rows of a batch apart"
                     )
                 reached.update(products.names)
-                return products.added(args[0], result)
+                products.add(args[0], result)
+                return result
 
             return layer.register_forward_hook(add)
 

@@ -56,7 +56,7 @@ def prepare(subject: Subject, name: str) -> None:
 
 
 def model(subject: Subject) -> str:
-    """Asked for a target, the model answers otherwise than plain; its plain answers and weights stay as they are."""
+    """What a request asks for acts on the model; plain answers and weights are the same after it, and after the fit."""
     if not subject.needs:
         raise NotCheckedError("the method asks nothing of a model but to read a prompt")
     about = subject.need_model()

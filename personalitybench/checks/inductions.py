@@ -145,8 +145,7 @@ def _scales(subject: Subject, own: float) -> str:
     if all(_acts(a, q.question) == _acts(b, q.question) for a, b, (_, q) in zip(low, high, asked, strict=True)):
         raise BrokenPromiseError(
             f"strengths {own:g} and {other:g} ask the same of the model although has_strength is True: use the "
-            "strength "
-            "that induce is given, or set has_strength to False"
+            "strength that induce is given, or set has_strength to False"
         )
     target, one = asked[0]
     try:
