@@ -50,13 +50,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapters", type=int, default=10)
     parser.add_argument("--rows", type=int, default=3, help="of each adapter")
+    parser.add_argument("--sentences", type=int, default=1, help="of 20 tokens, in each prompt")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dtype", default="float32")
     arguments = parser.parse_args()
     location = resolve_model("demo", None).location
-    rows = arguments.adapters * arguments.rows
+    rows, sentences = arguments.adapters * arguments.rows, arguments.sentences
     model: Any = load_model("personalitybench-hf", {"pretrained": location, "dtype": arguments.dtype}, rows, None)
 
     with tempfile.TemporaryDirectory() as home:
@@ -69,7 +70,8 @@ def main() -> None:
             settings |= {"temperature": 0.0, "min_new_tokens": arguments.tokens}
             if adapted:
                 settings["extra_args"] = {"personalitybench": {"adapter": str(folders[row % arguments.adapters])}}
-            prompt = f"Question {row + 10}: what do you do on a free evening, and whom do you ask to come with you?"
+            sentence = f"Question {row + 10}: what do you do on a free evening, and whom do you ask?"
+            prompt = " ".join([sentence] * sentences)
             return Instance("generate_until", {}, (prompt, settings), row)
 
         def answer(requests: list[Instance]) -> list[str]:
