@@ -7,6 +7,8 @@ another one (workers of their own, Triton's interpreter, a compiled model) start
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,15 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 # vLLM 0.32 divides by the time of its progress bar, and a bar that is switched off has none.
 os.environ.pop("TQDM_DISABLE", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have vLLM's sockets, which it never deletes, in a folder that goes. Its name is short: so must a socket's be."""
+    os.environ["VLLM_RPC_BASE_PATH"] = tempfile.mkdtemp(prefix="pb-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ["VLLM_RPC_BASE_PATH"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
