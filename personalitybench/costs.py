@@ -45,6 +45,9 @@ class FitPlan:
         bytes: Size of what is left on disk, besides the answers. Where this and the next are 0 it is not known.
         bytes_per_neuron: The same for each neuron of the model's gated MLPs, all layers together: a method does not
             know how many there are before it runs.
+        bytes_per_width: The same for each input and each output of the projections that adapters stand beside, all
+            layers together.
+        projections: Which these are, by their names; empty for all of attention and MLP.
     """
 
     requests: int = 0
@@ -54,6 +57,8 @@ class FitPlan:
     trained_tokens: int = 0
     bytes: int = 0
     bytes_per_neuron: int = 0
+    bytes_per_width: int = 0
+    projections: tuple[str, ...] = ()
 
 
 def cost_cells(cost: FitCost) -> dict[str, str]:

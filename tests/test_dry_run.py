@@ -21,11 +21,12 @@ from personalitybench.files import JsonLines, write_json
 from personalitybench.resources import bundled
 from personalitybench.runs.plan import Plan, make_plan
 from personalitybench.runs.plan_data import BYTES, EVALUATE, PlanningSource
+from personalitybench.runs.plan_models import PlannedModel
 from personalitybench.runs.plan_tables import show_plan
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.spending import estimate_judges
 from personalitybench.runs.stages import Run
-from personalitybench.runs.suite import load_suite
+from personalitybench.runs.suite import ModelSpec, load_suite
 from personalitybench.runs.throughput import Throughput, parse_throughput
 from tests.plugins import write_judge
 from tests.test_runs import contents, run
@@ -145,6 +146,20 @@ def test_a_run_asks_what_the_plan_said(before: Plan, finished: Path, tiny_model:
 
 
 @pytest.mark.model
+def test_the_size_of_adapters_follows_from_the_shape_of_the_model(tmp_path: Path) -> None:
+    llama = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
+    llama |= {"num_attention_heads": 32, "num_key_value_heads": 8}
+    write_json(tmp_path / "config.json", llama)
+    model = PlannedModel(ModelSpec(name=str(tmp_path)))
+    widths = model.widths(())
+    assert widths is not None
+    assert 8 * widths == 20_971_520, "as many parameters as peft says that an adapter of rank 8 has on Llama-3-8B"
+    assert model.widths(["q_proj", "v_proj"]) == 32 * (4096 + 4096 + 4096 + 1024)
+    assert model.widths(["q_proj", "c_attn"]) is None
+    (tmp_path / "config.json").unlink()
+    assert PlannedModel(ModelSpec(name=str(tmp_path))).widths(()) is None
+
+
 def test_a_fit_takes_what_the_plan_said_and_is_planned_once(place: Path, before: Plan, finished: Path) -> None:
     (fit,) = before.fits  # of two methods that differ in what is used after the fit
     assert fit.state == "to do"
@@ -376,6 +391,7 @@ def test_the_paper_s_table_can_be_planned_without_model_data_or_network(tmp_path
     assert "official wording is not on this machine" in notes
     assert "all counts as to do" in notes
     assert "lora learns from answers that stand in the line of another fit" in notes
+    assert "follows from the shape of the model, which its configuration says: that is not on this machine" in notes
     assert "statistics and artifacts" in shown(found)
 
 

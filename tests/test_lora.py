@@ -32,6 +32,8 @@ from personalitybench.methods import Artifact, MethodContext, create_method, lor
 from personalitybench.methods.lora import LoraManifest, LoraSettings, LowRankAdapters  # noqa: E402
 from personalitybench.prompts import load_wording  # noqa: E402
 from personalitybench.questions import Question, open_source  # noqa: E402
+from personalitybench.runs.plan_models import PlannedModel  # noqa: E402
+from personalitybench.runs.suite import ModelSpec  # noqa: E402
 from personalitybench.training.adapters import Recipe, train_adapter  # noqa: E402
 from personalitybench.training.curves import Curve  # noqa: E402
 from personalitybench.training.examples import (  # noqa: E402
@@ -214,6 +216,9 @@ def test_own_model_answers_are_trained_on_without_the_persona(
     assert planned.requests == 40
     assert planned.new_tokens == 160 >= cost.generated_tokens
     assert planned.trained_tokens >= cost.trained_tokens > 0
+    widths = PlannedModel(ModelSpec(name=str(tiny_model))).widths(planned.projections)
+    assert widths is not None
+    assert planned.bytes_per_width * widths == 4 * cost.parameters
 
 
 def test_a_killed_fit_ends_with_the_weights_of_one_that_was_not(tiny_model: Path, data: Path, tmp_path: Path) -> None:

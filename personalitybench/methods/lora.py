@@ -37,6 +37,7 @@ from personalitybench.questions import Question
 from personalitybench.traits import TARGETS, Target
 
 ALL_LINEAR = "all-linear"
+_FLOAT = 4  # bytes of a parameter
 
 
 class LoraSettings(IdentificationSettings):
@@ -227,7 +228,7 @@ class LowRankAdapters:
         shutil.rmtree(work, ignore_errors=True)
 
     def plan_fit(self, count: Callable[[str], int]) -> FitPlan:
-        """What a fit would take at most: every answer as long as it may be. What an adapter weighs is not known yet."""
+        """What a fit would take at most: every answer as long as it may be."""
         settings, plain = self.settings, self.context.wording.plain
 
         def turn(question: str) -> int:
@@ -236,14 +237,24 @@ class LowRankAdapters:
         if settings.data is not None:
             own = settings.own_answers().values()
             each = (self._trained([turn(question) + count(answer) for question, answer in some]) for some in own)
-            return FitPlan(trained_tokens=settings.epochs * sum(each))
+            return self._plan(FitPlan(), len(own), sum(each))
         answers = plan_answers(settings, self.context, map(str, TARGETS), count)
         trained = 0
         for target in TARGETS:
             asked = ask(settings, self.context, str(target))
             lengths = [turn(one.question.question) + settings.max_tokens for one in spread(asked)]
             trained += self._trained(lengths, len(asked))
-        return replace(answers, trained_tokens=settings.epochs * trained)
+        return self._plan(answers, len(TARGETS), trained)
+
+    def _plan(self, answers: FitPlan, adapters: int, trained: int) -> FitPlan:
+        """Complete a plan by what is trained: so many adapters, on so many tokens an epoch."""
+        settings, names = self.settings, self.settings.target_modules
+        return replace(
+            answers,
+            trained_tokens=settings.epochs * trained,
+            bytes_per_width=_FLOAT * settings.rank * adapters,
+            projections=() if isinstance(names, str) else names,
+        )
 
     def _trained(self, lengths: list[int], answers: int | None = None) -> int:
         """Tokens of an epoch, if the longest answers are drawn and the shortest are held out.

@@ -50,11 +50,14 @@ class PlannedFit:
     @property
     def bytes(self) -> int | None:
         """What it leaves on disk, at most; None where that is not known."""
-        if self.plan is None or not (self.plan.bytes or self.plan.bytes_per_neuron):
+        plan, model = self.plan, self.model
+        if plan is None or not (plan.bytes or plan.bytes_per_neuron or plan.bytes_per_width):
             return None  # the method does not say
-        if self.plan.bytes_per_neuron and self.model.neurons is None:
+        neurons = model.neurons if plan.bytes_per_neuron else 0
+        widths = model.widths(plan.projections) if plan.bytes_per_width else 0
+        if neurons is None or widths is None:
             return None
-        return self.plan.bytes + self.plan.bytes_per_neuron * (self.model.neurons or 0)
+        return plan.bytes + plan.bytes_per_neuron * neurons + plan.bytes_per_width * widths
 
 
 def plan_fits(folders: CallFolders, calls: Sequence[PlannedCall], *, same_wording: bool) -> list[PlannedFit]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from personalitybench.backends.loading import LOCAL_BACKENDS, quiet_libraries
+from personalitybench.backends.projections import SEPARATE, projection_widths
 from personalitybench.errors import ModelError
 from personalitybench.files import read_json
 from personalitybench.judging.prices import estimate_tokens
@@ -61,11 +63,28 @@ class PlannedModel:
     @cached_property
     def neurons(self) -> int | None:
         """Neurons of its gated MLPs, all layers together, as its configuration says; None where it is not here."""
+        layers, width = self._config.get("num_hidden_layers"), self._config.get("intermediate_size")
+        return layers * width if isinstance(layers, int) and isinstance(width, int) else None
+
+    def widths(self, projections: Collection[str]) -> int | None:
+        """Inputs and outputs of projections, all layers together; None where the configuration does not say.
+
+        Args:
+            projections: Their names; empty for all of attention and MLP.
+        """
+        try:
+            found = projection_widths(SimpleNamespace(**self._config))
+            return int(self._config["num_hidden_layers"]) * sum(sum(found[name]) for name in projections or SEPARATE)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return None
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        """Its configuration, or that of its text part; empty where it is not here."""
         config = None if self.folder is None else self.folder / "config.json"
         found: dict[str, Any] = read_json(config) if config is not None and config.is_file() else {}
-        found = found.get("text_config", found)
-        layers, width = found.get("num_hidden_layers"), found.get("intermediate_size")
-        return layers * width if isinstance(layers, int) and isinstance(width, int) else None
+        text: dict[str, Any] = found.get("text_config", found)
+        return text
 
     @property
     def counts_exactly(self) -> bool:

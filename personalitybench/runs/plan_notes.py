@@ -55,6 +55,11 @@ def plan_notes(
         )
     if sharing := sorted({fit.method for fit in fits if fit.shares}):
         notes.append(f"{' and '.join(sharing)} learns from answers that stand in the line of another fit")
+    if shapeless := sorted({fit.model.spec.name for fit in fits if fit.due and fit.plan is not None and not fit.bytes}):
+        notes.append(
+            f"what the fits of {', '.join(shapeless)} leave on disk follows from the shape of the model, which its "
+            "configuration says: that is not on this machine, or of an unknown form"
+        )
     if any(fit.due and fit.plan is None for fit in fits):
         notes.append("what fits take whose methods do not say it is in no figure")
     if any(judge.estimates is not None and all(one.estimate is None for one in judge.estimates) for judge in judges):

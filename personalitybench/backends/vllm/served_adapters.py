@@ -19,6 +19,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from personalitybench.backends.adapter_files import CONFIG_FILE, WEIGHTS_FILE, check_files, read_config
+from personalitybench.backends.projections import projection_widths
 from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError, StorageError
 from personalitybench.files import CACHE_VARIABLE, cache_folder, content_hash, read_json, sha256_file, write_json
 
@@ -82,7 +83,7 @@ class ServedAdapter:
             ModelError: It has other layers or other widths (names both).
             NeedsNotMetError: The adapter changes what is no projection of attention or MLP.
         """
-        sizes = _sizes(text_config)
+        sizes = projection_widths(text_config)
         for name, shape in sorted(self.shapes.items()):
             layer, module, side = _place(self.folder, name)
             if module not in sizes:
@@ -187,22 +188,3 @@ def _place(folder: Path, tensor: str) -> tuple[int, str, str]:
             f"adapter {folder} holds {tensor!r}, which is not served: fit it on projections of attention and MLP"
         )
     return int(match[1]), match[2], match[3]
-
-
-def _sizes(text_config: Any) -> dict[str, tuple[int, int]]:
-    """Inputs and outputs of each projection that an adapter may change, by its name in transformers."""
-    hidden, neurons = int(text_config.hidden_size), int(text_config.intermediate_size)
-    heads = int(text_config.num_attention_heads)
-    keys = int(getattr(text_config, "num_key_value_heads", None) or heads)
-    size = int(getattr(text_config, "head_dim", None) or hidden // heads)
-    return {
-        "q_proj": (hidden, heads * size),
-        "k_proj": (hidden, keys * size),
-        "v_proj": (hidden, keys * size),
-        "qkv_proj": (hidden, (heads + 2 * keys) * size),
-        "o_proj": (heads * size, hidden),
-        "gate_proj": (hidden, neurons),
-        "up_proj": (hidden, neurons),
-        "gate_up_proj": (hidden, 2 * neurons),
-        "down_proj": (neurons, hidden),
-    }
