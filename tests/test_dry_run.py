@@ -16,11 +16,13 @@ import yaml
 from rich.console import Console
 
 from personalitybench.cli import app
+from personalitybench.costs import FitPlan
 from personalitybench.errors import ConfigurationError, NeedsNotMetError, NotHereError, StorageError
 from personalitybench.files import JsonLines, write_json
 from personalitybench.resources import bundled
 from personalitybench.runs.plan import Plan, make_plan
 from personalitybench.runs.plan_data import BYTES, EVALUATE, PlanningSource
+from personalitybench.runs.plan_fits import PlannedFit
 from personalitybench.runs.plan_models import PlannedModel
 from personalitybench.runs.plan_tables import show_plan
 from personalitybench.runs.progress import RunProgress
@@ -156,8 +158,16 @@ def test_the_size_of_adapters_follows_from_the_shape_of_the_model(tmp_path: Path
     assert 8 * widths == 20_971_520, "as many parameters as peft says that an adapter of rank 8 has on Llama-3-8B"
     assert model.widths(["q_proj", "v_proj"]) == 32 * (4096 + 4096 + 4096 + 1024)
     assert model.widths(["q_proj", "c_attn"]) is None
+
+    def planned(**plan: int) -> PlannedFit:
+        return PlannedFit("mine", PlannedModel(ModelSpec(name=str(tmp_path))), 0, "to do", FitPlan(**plan))
+
+    assert planned(bytes=7, bytes_per_width=32).bytes == 7 + 32 * widths
     (tmp_path / "config.json").unlink()
     assert PlannedModel(ModelSpec(name=str(tmp_path))).widths(()) is None
+    assert planned(bytes=7, bytes_per_width=32).bytes is None
+    assert planned(bytes=7, bytes_per_width=32).lacks_shape
+    assert not planned(trained_tokens=5).lacks_shape, "the method does not say: no configuration would help"
 
 
 def test_a_fit_takes_what_the_plan_said_and_is_planned_once(place: Path, before: Plan, finished: Path) -> None:

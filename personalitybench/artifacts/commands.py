@@ -138,11 +138,11 @@ def prune_artifacts(
     if chosen:
         Console().print(removal_table(chosen))
         folders = [item.folder for item in chosen]
-        size = describe_bytes(freed_by(*folders))
-        shared = "" if freed_by(*folders) == measure(*folders)[0] else " (what other fits share stays)"
+        size = freed_by(*folders)
+        shared = "" if size == measure(*folders)[0] else " (what other fits share stays)"
         typer.echo(
-            f"{size}{shared}. Answers and boards of runs stay: they note an artifact's hash. For new answers it is "
-            "made again."
+            f"{describe_bytes(size)}{shared}. Answers and boards of runs stay: they note an artifact's hash. For new "
+            "answers it is made again."
         )
     else:
         typer.echo("there is nothing to remove")

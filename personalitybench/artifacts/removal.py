@@ -135,10 +135,10 @@ def remove(item: Kept) -> int:
     return clear([away])
 
 
-def clear(leftovers: Sequence[Path]) -> int:
-    """Delete what removals that were killed left; returns the bytes that this freed."""
-    freed = freed_by(*leftovers)
-    for path in leftovers:
+def clear(removed: Sequence[Path]) -> int:
+    """Delete folders that a removal renamed, one that was killed perhaps; returns the bytes that this freed."""
+    freed = freed_by(*removed)
+    for path in removed:
         _delete(path)
     return freed
 

@@ -279,7 +279,7 @@ class AdapterPool:
         if lost:
             self._forget(name)
             raise ModelError(f"peft loaded adapter {files.folder} without {lost[0]}: fit the method for this model")
-        self._model.eval()
+        self._model.eval()  # what peft adds comes in training mode
         for layer in self._layers():
             layer.enable_adapters(False)
 

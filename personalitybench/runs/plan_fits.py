@@ -48,6 +48,12 @@ class PlannedFit:
         return self.state in {"begun", "to do"}
 
     @property
+    def lacks_shape(self) -> bool:
+        """Whether its size follows from the model's shape, and that is not known."""
+        plan = self.plan
+        return plan is not None and bool(plan.bytes_per_neuron or plan.bytes_per_width) and self.bytes is None
+
+    @property
     def bytes(self) -> int | None:
         """What it leaves on disk, at most; None where that is not known."""
         plan, model = self.plan, self.model

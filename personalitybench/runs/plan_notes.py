@@ -55,7 +55,7 @@ def plan_notes(
         )
     if sharing := sorted({fit.method for fit in fits if fit.shares}):
         notes.append(f"{' and '.join(sharing)} learns from answers that stand in the line of another fit")
-    if shapeless := sorted({fit.model.spec.name for fit in fits if fit.due and fit.plan is not None and not fit.bytes}):
+    if shapeless := sorted({fit.model.spec.name for fit in fits if fit.due and fit.lacks_shape}):
         notes.append(
             f"what the fits of {', '.join(shapeless)} leave on disk follows from the shape of the model, which its "
             "configuration says: that is not on this machine, or of an unknown form"
