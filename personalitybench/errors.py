@@ -51,4 +51,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationErr
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return ConfigurationError(f"unknown {kind} {name!r}: {hint}known are {', '.join(names) or 'none'}")
+    there = f"known are {', '.join(names)}" if names else "there are none"  # one of ours is called 'none'
+    return ConfigurationError(f"unknown {kind} {name!r}: {hint}{there}")

@@ -61,7 +61,8 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         known = sorted(_fields_at(model, location[:-1]))
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        return f"unknown key {place!r}: {hint}known are {', '.join(known) or 'none'}{more}"
+        there = f"known are {', '.join(known)}" if known else "there are none"
+        return f"unknown key {place!r}: {hint}{there}{more}"
     if first["type"] == "missing":
         return f"{place!r} is missing{more}"
     message = first["msg"].removeprefix("Value error, ")

@@ -145,7 +145,7 @@ def test_a_strength_is_refused(name: str, context: MethodContext) -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "says"),
     [
-        ("none", {"seed": 1}, "settings of method 'none': unknown key 'seed': known are none"),
+        ("none", {"seed": 1}, "settings of method 'none': unknown key 'seed': there are none"),
         ("simple", {"adjective": "x"}, "settings of method 'simple': unknown key 'adjective'"),
         ("p2", {"release_code": True}, "settings of method 'p2': unknown key 'release_code': did you mean 'released_c"),
         ("p2", {"released_code": "perhaps"}, "released_code: .*boolean.*, not 'perhaps'"),

@@ -135,5 +135,5 @@ def test_a_taken_name_is_refused(registry: Registry[type], name: str) -> None:
 def test_registries_do_not_share(registry: Registry[type]) -> None:
     other: Registry[type] = Registry("thing", GROUP, {})
     registry.register("ant")(list)
-    with pytest.raises(ConfigurationError, match="unknown thing 'ant': known are none"):
+    with pytest.raises(ConfigurationError, match="unknown thing 'ant': there are none"):
         other.get("ant")

@@ -81,7 +81,7 @@ def test_an_unknown_key_lists_what_is_known_there() -> None:
 
     class Nothing(Part): ...
 
-    with pytest.raises(ConfigurationError, match="here: unknown key 'a': known are none"):
+    with pytest.raises(ConfigurationError, match="here: unknown key 'a': there are none"):
         validate(Nothing, {"a": 1}, "here")
 
 
