@@ -21,6 +21,7 @@ from personalitybench.judging.base import judge_names, load_profile
 from personalitybench.models import DEMO_MODEL, packaged_path
 from personalitybench.pages import HOW_TO_GET_PLOTS, can_plot
 from personalitybench.questions import DATA_VARIABLE
+from personalitybench.versions import describe_range, installed_libraries
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        area: backend, model, judge, key, data, page, machine.
+        area: machine, library, backend, model, judge, data, page, key.
         name: What.
         ready: Whether it can be used now; None where that is no question.
         detail: What was found, or what to do.
@@ -42,7 +43,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at this machine; imports nothing heavy and goes to no network."""
-    return [*_machine(), *_backends(), *_models(), *_judges(), *_data(), *_page(), *_keys()]
+    return [*_machine(), *_libraries(), *_backends(), *_models(), *_judges(), *_data(), *_page(), *_keys()]
 
 
 def show(findings: list[Finding], console: Console) -> None:
@@ -69,6 +70,13 @@ def _machine() -> Iterator[Finding]:
     except StorageError as error:
         yield Finding("machine", "cache", False, str(error))
         return
+
+
+def _libraries() -> Iterator[Finding]:
+    for library in installed_libraries():
+        tried = "not recorded" if library.tried is None else describe_range(library.tried)
+        advice = "" if library.is_tried else f": install '{library.distribution}{tried}', or compare results with care"
+        yield Finding("library", library.name, library.is_tried, f"{library.found} (tried: {tried}){advice}")
 
 
 def _backends() -> Iterator[Finding]:

@@ -38,6 +38,10 @@ class MissingDependencyError(PersonalityBenchError):
     """An optional package is not installed."""
 
 
+class DependencyDriftError(PersonalityBenchError):
+    """A library does not behave as this package relies on; the text names the version found and those tried."""
+
+
 class StorageError(PersonalityBenchError):
     """A file cannot be written or is damaged; what was finished before is kept."""
 

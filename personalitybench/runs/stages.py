@@ -52,7 +52,7 @@ from personalitybench.tasks import (
     tasks_folder,
 )
 from personalitybench.traits import Target
-from personalitybench.versions import package_versions
+from personalitybench.versions import package_versions, untried_versions
 
 STAGES = ("fit", "tune", "generate", "judge", "score")
 Answered = tuple[CallFolder, Target, list[dict[str, Any]]]
@@ -393,7 +393,14 @@ class Run:
 
     def _record(self, call: Call, task: PersonalityTask) -> dict[str, Any]:
         arguments = self.calls.model_arguments(call.model)
-        made = provenance(call.model.backend, arguments, call.model.batch_size, package_versions(), task.fit_cost())
+        made = provenance(
+            call.model.backend,
+            arguments,
+            call.model.batch_size,
+            package_versions(),
+            task.fit_cost(),
+            untried=untried_versions(),
+        )
         return {
             "model": self.calls.model_record(call.model),
             "asked_for": asked_for(call.model),
