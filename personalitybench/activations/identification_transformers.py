@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from personalitybench.activations.bins import Bins
+from personalitybench.activations.calls import ModelCall, describe, followed, generated_sequences, run_forward
 from personalitybench.activations.identification import (
     Decoding,
     Report,
@@ -26,9 +27,11 @@ from personalitybench.activations.identification import (
 )
 from personalitybench.activations.layouts import Gates, captured, find_gates
 from personalitybench.activations.statistics import GateStatistics, StatisticsBuilder, StatisticsSource
+from personalitybench.activations.steering import end_tokens
 from personalitybench.activations.token_rules import token_mask
-from personalitybench.errors import ModelError, NeedsNotMetError
+from personalitybench.errors import ModelError
 from personalitybench.files import JsonLines
+from personalitybench.versions import drift_error
 
 
 class TransformersEngine:
@@ -112,7 +115,8 @@ class TransformersEngine:
         Counted are the decode steps, and of those the rows that have not finished.
 
         Raises:
-            NeedsNotMetError: The model has no gates, or brings more than one token at a decode step.
+            NeedsNotMetError: The model has no gates.
+            DependencyDriftError: It brings more than one token at a decode step.
         """
         gates, builder = self._builder(shards, bins)
         done: set[str] = set()
@@ -157,6 +161,7 @@ class TransformersEngine:
                 eos_token_id=self._stops or None,
                 pad_token_id=self.tokenizer.pad_token_id,
             )
+        output = generated_sequences(output)
         prompts, seen = encoded["input_ids"], encoded["attention_mask"].bool()
         rows = []
         for place, (identity, _) in enumerate(batch):
@@ -201,7 +206,7 @@ class TransformersEngine:
             builder.add(layer, activation[counted], shard_of_token)
 
         with torch.inference_mode(), captured(gates, visit):
-            self.model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, logits_to_keep=1)
+            run_forward(self.model, ids.to(device), mask.to(device), logits_to_keep=1)
 
     def _until_end(self, tokens: list[int]) -> list[int]:
         """An answer up to and with its first end token; the rest of the row is padding."""
@@ -213,9 +218,8 @@ class TransformersEngine:
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
     """The tokens that end an answer of a transformers model, in order."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    found = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id}
-    return sorted(int(token) for token in found if token is not None)
+    own = tokenizer.eos_token_id
+    return sorted(end_tokens(model) | ({int(own)} if own is not None else set()))
 
 
 @contextmanager
@@ -230,29 +234,35 @@ def _counting(
     ends = torch.tensor(list(stops), dtype=torch.int64, device=parts.device)
     finished = there.clone()
     live: Tensor | None = None
+    call: ModelCall | None = None
     calls = 0
 
-    def before(_model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        nonlocal calls, live
+    def begin(new: ModelCall) -> None:
+        nonlocal call, calls, live
+        call, live = new, None
         calls += 1
-        if calls == 1:
-            return
-        inputs = kwargs.get("input_ids", args[0] if args else None)
-        if inputs is None or inputs.shape != (len(parts), 1):
-            raise NeedsNotMetError(
-                f"a decode step brought {None if inputs is None else list(inputs.shape)} tokens where [{len(parts)}, "
-                "1] were expected: count by reading the answers instead"
+
+    def unfinished(columns: int) -> Tensor:
+        tokens = None if call is None else call.tokens
+        if columns != 1 or tokens is None or tuple(tokens.shape) != (len(parts), 1):
+            got = "nothing" if tokens is None else describe(tokens)
+            raise drift_error(
+                "transformers",
+                f"brought {got} to a decode step of {columns} columns where [{len(parts)}, 1] tokens were expected; "
+                "statistics_pass: teacher-forcing counts without decode steps",
             )
-        finished.logical_or_(torch.isin(inputs[:, 0], ends))
-        live = ~finished
+        finished.logical_or_(torch.isin(tokens[:, 0].to(ends.device), ends))
+        return ~finished
 
     def visit(layer: int, activation: Tensor) -> None:
-        if live is not None:
-            builder.add(layer, activation[live, 0], parts[live])
+        nonlocal live
+        if calls == 0:
+            raise ModelError("an activation ran outside of a call of the model: give the causal language model itself")
+        if calls == 1:
+            return
+        if live is None:
+            live = unfinished(activation.shape[1])
+        builder.add(layer, activation[live, 0], parts[live])
 
-    handle = model.register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        with captured(gates, visit):
-            yield
-    finally:
-        handle.remove()
+    with followed(model, begin), captured(gates, visit):
+        yield

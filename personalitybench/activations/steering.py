@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from personalitybench.activations.calls import ModelCall, describe, followed
 from personalitybench.activations.interventions import Intervention, check_strength
 from personalitybench.activations.layouts import Gates, GateSite
 from personalitybench.activations.masks import WORD, hash_words
 from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError
+from personalitybench.versions import drift_error
 
 Row = tuple[Intervention, float] | None
 T = TypeVar("T", bool, int, float)
@@ -54,11 +56,10 @@ class _Step:
     start: int
     end: int
     edit_from: int  # first column that is edited; ``end`` where none is
-    active: Tensor | None  # bool [batch, end - edit_from]: row is steered there
-    position: Tensor | None  # int64, the same shape; only where a mask is drawn
-    finished: Tensor | None  # bool [batch] after this call
     prompt_columns: int
-    reached: set[int]
+    active: Tensor | None = None  # bool [batch, end - edit_from]: row is steered there
+    position: Tensor | None = None  # int64, the same shape; only where a mask is drawn
+    finished: Tensor | None = None  # bool [batch] after this call
 
 
 class Steering:
@@ -92,9 +93,12 @@ class Steering:
         self._sites = {site.layer: site.name for site in gates.sites}
         self._end = 0
         self._counted_to = 0
+        self._pads = torch.zeros(len(self.rows), dtype=torch.int64)
         self._finished: Tensor | None = None
         self._counts: Tensor | None = None
+        self._call: ModelCall | None = None
         self._step: _Step | None = None
+        self._reached: set[int] = set()
 
     @property
     def edited_tokens(self) -> list[int]:
@@ -106,58 +110,73 @@ class Steering:
         """
         return [0] * len(self.rows) if self._counts is None else [int(count) for count in self._counts.tolist()]
 
-    def before_call(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the model: find which columns this call brings, and what is edited in them."""
-        inputs = kwargs.get("input_ids", args[0] if args else None)
-        embedded = kwargs.get("inputs_embeds")
-        shown = inputs if inputs is not None else embedded
-        if shown is None:
-            raise ModelError("steered model was called without input_ids or inputs_embeds: nothing to steer")
-        batch, columns = int(shown.shape[0]), int(shown.shape[1])
+    def begin_call(self, call: ModelCall) -> None:
+        """Take note of a forward call; its first edited site lays it out."""
+        self._call, self._step = call, None
+        self._reached.clear()
+
+    def _lay_out(self, call: ModelCall, output: Tensor) -> _Step:
+        """Find which columns a call brings, from its first site's output, and what is edited in them."""
+        batch, columns = output.shape[:2]
         if batch != len(self.rows):
             raise ConfigurationError(
                 f"steered() was given {len(self.rows)} rows but the model got a batch of {batch}: give one entry a row "
                 "(beams and num_return_sequences repeat rows)"
             )
-        cache = kwargs.get("past_key_values")
-        start = 0 if cache is None else int(cache.get_seq_length())
+        start = self._start(call, columns)
         end = start + columns
-        self._check_progress(start, end, cached=cache is not None)
         width = end if self._width is None else self._width
-        given = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        mask = given if isinstance(given, Tensor) and given.dim() == 2 else None
-        if mask is not None and start < width:
-            prompt = mask[:, : min(width, mask.shape[1])].bool()
+        mask = call.padding_mask(batch, end) if start < width else None
+        if mask is not None:
+            prompt = mask[:, : min(width, end)]
             if bool((prompt[:, :-1] & ~prompt[:, 1:]).any()):
                 raise ConfigurationError("prompts are padded on the right: steering needs padding_side='left'")
-        edit_from = min(max(start, width - self._extra), end)
-        step = _Step(start, end, edit_from, None, None, None, width, set())
-        if edit_from < end:
-            positions = kwargs.get("position_ids")
-            if self._drawn and given is not None and mask is None and positions is None:
-                raise NeedsNotMetError("keep below 1 needs a 2-D attention_mask or position_ids: this call has neither")
-            self._find_active(step, shown.device, inputs, mask, positions)
-        self._step = step
+        step = _Step(start, end, min(max(start, width - self._extra), end), width)
+        if self._drawn and start < width:
+            self._pads = self._padding(call, mask, start, columns)
+        if step.edit_from < end:
+            self._find_active(step, output.device, call.tokens, mask)
+        return step
 
-    def _check_progress(self, start: int, end: int, *, cached: bool) -> None:
-        """Refuse calls whose place in the answers cannot be known."""
+    def _start(self, call: ModelCall, columns: int) -> int:
+        """Count the column at which a call begins; the call's cache must agree where it can be asked.
+
+        Raises:
+            ConfigurationError: The context is used for a second batch.
+            NeedsNotMetError: Columns are repeated or left out, as in assisted decoding.
+        """
+        cached = call.cached_columns
         if self._end == 0:
-            return  # the first call may go on from a cache
-        if start == 0 and cached:
+            return cached or 0  # the first call may go on from a cache
+        if cached == 0:
             raise ConfigurationError("steered() covers one call of generate(): open a new context for the next batch")
-        if start not in {0, self._end}:
+        start = self._end if cached is not None or columns <= self._end else 0
+        if cached not in {None, start}:
             raise NeedsNotMetError(
-                f"steered generation went from column {self._end} to {start}: assisted decoding cannot be steered"
+                f"steered generation went from column {self._end} to {cached}: assisted decoding cannot be steered"
             )
-        if self._prompt_columns is None and end != self._end + 1:
+        if self._prompt_columns is None and start + columns != self._end + 1:
             raise NeedsNotMetError(
-                f"a steered step brought {end - self._end} tokens at once, so the end of the prompt is not known: say "
-                "prompt_columns= (prefill in chunks needs it)"
+                f"a steered step brought {start + columns - self._end} tokens at once, so the end of the prompt is not "
+                "known: say prompt_columns= (prefill in chunks needs it)"
             )
+        return start
 
-    def _find_active(
-        self, step: _Step, device: torch.device, inputs: Tensor | None, mask: Tensor | None, positions: Tensor | None
-    ) -> None:
+    def _padding(self, call: ModelCall, mask: Tensor | None, start: int, columns: int) -> Tensor:
+        """Count the columns of padding before each row's first token, int64 [batch]."""
+        rows = len(self.rows)
+        if mask is not None:
+            return (~mask).long().cumprod(1).sum(1)
+        positions = call.positions(rows, start, columns)
+        if positions is not None:
+            return start + columns - 1 - positions[:, -1]
+        if rows > 1:
+            raise drift_error(
+                "transformers", "passes neither a padding mask nor positions, which keep below 1 needs in a batch"
+            )
+        return self._pads
+
+    def _find_active(self, step: _Step, device: torch.device, inputs: Tensor | None, mask: Tensor | None) -> None:
         """Mark the rows that are steered in each edited column: not the unsteered, not those that have finished."""
         first, end, width = step.edit_from, step.end, step.prompt_columns
         active = (self._slot.to(device) > 0).unsqueeze(1).repeat(1, end - first)
@@ -166,21 +185,24 @@ class Steering:
         finished = torch.zeros(len(self.rows), dtype=torch.bool, device=device)
         if self._finished is not None and step.start > 0:
             finished = self._finished.to(device)
-        if answer_from < end and inputs is not None:
-            stopped = torch.isin(inputs[:, answer_from - step.start :], self._stop.to(device))
+        if answer_from < end and len(self._stop):
+            if inputs is None or tuple(inputs.shape) != (len(self.rows), end - step.start):
+                got = "nothing" if inputs is None else describe(inputs)
+                raise drift_error(
+                    "transformers",
+                    f"gave the input embedding {got} instead of [{len(self.rows)}, {end - step.start}] tokens, so the "
+                    "end of an answer is not known",
+                )
+            stopped = torch.isin(inputs[:, answer_from - step.start :].to(device), self._stop.to(device))
             over = (stopped.cumsum(1) > 0) | finished.unsqueeze(1)
             active[:, answer_from - first :] &= ~over
             finished = over[:, -1]
         if mask is not None:
-            active &= mask[:, first:end].bool()
+            active &= mask[:, first:end].to(device)
         step.active, step.finished = active, finished
         if self._drawn:
-            if mask is not None:
-                step.position = (mask.long().cumsum(1) - 1)[:, first:end]
-            elif positions is not None:
-                step.position = positions.expand(len(self.rows), -1)[:, first - step.start :].long()
-            else:  # no padding
-                step.position = torch.arange(first, end, device=device).expand(len(self.rows), -1)
+            columns = torch.arange(first, end, device=device).unsqueeze(0)
+            step.position = (columns - self._pads.to(device).unsqueeze(1)).clamp(min=0)
 
     def has(self, site: GateSite) -> bool:
         """Whether any row edits this site."""
@@ -190,18 +212,26 @@ class Steering:
         """Make the forward hook of a layer's gate activation module."""
 
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            step = self._step
-            if step is None:
+            call = self._call
+            if call is None:
                 raise ModelError(
                     f"{self._sites[layer]} ran outside of a call of the steered model: give steered() the causal "
                     "language model itself, not a wrapper around it or a part of it"
                 )
-            if tuple(output.shape[:2]) != (len(self.rows), step.end - step.start) or output.dim() != 3:
+            if not isinstance(output, Tensor) or output.dim() != 3:
+                raise drift_error(
+                    "transformers",
+                    f"gives {describe(output)} from {self._sites[layer]} instead of a tensor [rows, columns, neurons]",
+                )
+            if self._step is None:
+                self._step = self._lay_out(call, output)
+            step = self._step
+            if tuple(output.shape[:2]) != (len(self.rows), step.end - step.start):
                 raise ModelError(
                     f"{self._sites[layer]} gave {list(output.shape)}, expected [{len(self.rows)}, "
                     f"{step.end - step.start}, neurons]: this model cannot be steered here"
                 )
-            step.reached.add(layer)
+            self._reached.add(layer)
             if step.active is None:
                 return None
             return self._edited(step, step.active, layer, output)
@@ -233,16 +263,15 @@ class Steering:
 
     def after_call(self, _model: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
         """Forward hook of the model, run when the call succeeded: check that every layer was reached, then count."""
-        step = self._step
-        self._step = None
-        if step is None:
-            return
-        missed = [self._sites[layer] for layer in sorted(self._tables) if layer not in step.reached]
+        step, self._call, self._step = self._step, None, None
+        missed = [self._sites[layer] for layer in sorted(self._tables) if layer not in self._reached]
         if missed:
             raise ModelError(
                 f"steering had no effect: {missed[0]} and {len(missed) - 1} more gate activations were bypassed (a "
                 "fused or compiled kernel?); load the model without it"
             )
+        if step is None:
+            return
         if step.active is not None:
             new_from = max(step.edit_from, self._counted_to)
             fresh = step.active[:, new_from - step.edit_from :].sum(1)
@@ -342,7 +371,7 @@ def steered(
         keep=keeps,
         seeds=_for_each("seed", seed, len(rows)),
         prompt_columns=prompt_columns,
-        stop_tokens=_end_tokens(model) if stop_tokens is None else stop_tokens,
+        stop_tokens=end_tokens(model) if stop_tokens is None else stop_tokens,
     )
     base: Any = getattr(model, "get_base_model", None)  # of a peft adapter, whose generate() calls what it wraps
     with _hooks(model if base is None else base(), gates.sites, state):
@@ -356,10 +385,10 @@ def _hooks(model: nn.Module, sites: Sequence[GateSite], state: Steering) -> Iter
     modules = [site.module for site in sites]
     _steered_modules.update(modules)
     try:
-        handles.append(model.register_forward_pre_hook(state.before_call, with_kwargs=True))
         handles.append(model.register_forward_hook(state.after_call))
         handles.extend(site.module.register_forward_hook(state.edit(site.layer)) for site in sites if state.has(site))
-        yield
+        with followed(model, state.begin_call):
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -374,9 +403,8 @@ def _for_each(name: str, value: T | Sequence[T], rows: int) -> list[T]:
     return values
 
 
-def _end_tokens(model: nn.Module) -> set[int]:
-    """End tokens of a model's generation settings."""
+def end_tokens(model: nn.Module) -> set[int]:
+    """Tokens at which ``generate`` of a transformers model stops, by its generation settings; may be empty."""
     value: Any = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    if value is None:
-        return set()
-    return set(value) if isinstance(value, list) else {value}
+    values = value if isinstance(value, (list, tuple, set)) else [value]
+    return {int(token) for token in values if token is not None}

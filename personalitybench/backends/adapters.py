@@ -11,7 +11,7 @@ import re
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 from personalitybench.backends.adapter_files import AdapterConfig, AdapterFiles, Stamp, file_stamp, read_adapter
 from personalitybench.backends.adapter_products import RowProducts
 from personalitybench.errors import ConfigurationError, ModelError, StorageError
+from personalitybench.versions import drift_error
 
 # How peft names the weights of plain LoRA on a linear layer.
 _KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])\.weight")
@@ -272,6 +273,9 @@ class AdapterPool:
                     self._peft.add_adapter(name, ours)
                 result: Any = set_peft_model_state_dict(self._peft, weights, name)
                 lost = [key for key in result.missing_keys if f".{name}." in key] + list(result.unexpected_keys)
+            except AttributeError as error:
+                self._forget(name)
+                raise drift_error("peft", f"has other layers than adapters are served with ({error})") from error
             except (ValueError, RuntimeError, KeyError, TypeError) as error:
                 self._forget(name)
                 first = str(error).strip().splitlines()[0]
@@ -282,11 +286,47 @@ class AdapterPool:
         self._model.eval()  # what peft adds comes in training mode
         for layer in self._layers():
             layer.enable_adapters(False)
+        self._prove_products(name)
+
+    def _prove_products(self, name: str) -> None:
+        """Compare our product of an adapter with peft's own, in one layer and on random input.
+
+        Raises:
+            DependencyDriftError: They differ, or peft's layer does not have the attributes that are read.
+        """
+        layer = next(layer for layer in self._layers() if name in layer.lora_A)
+        try:
+            found, expected = self._products(layer, name)
+        except (AttributeError, KeyError, TypeError) as error:
+            self._forget(name)
+            raise drift_error("peft", f"has other layers than adapters are served with ({error})") from error
+        distance = float((found - expected).abs().max())
+        if not distance <= 4 * torch.finfo(expected.dtype).eps * float(expected.abs().max()):
+            self._forget(name)
+            raise drift_error("peft", f"adds another product to a layer than is served here (off by {distance:g})")
+
+    def _products(self, layer: Any, name: str) -> tuple[Tensor, Tensor]:
+        """Run one layer with an adapter on random input, by our products and by peft; the adapter is off afterwards."""
+        weight = layer.lora_A[name].weight
+        dtype: Any = self._model.dtype
+        try:
+            with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+                x = torch.randn(1, 1, weight.shape[1]).to(weight.device, dtype)
+                found = layer(x)
+                RowProducts(layer, [name]).add(x, found)
+                layer.set_adapter(name)
+                layer.enable_adapters(True)
+                return found, layer(x)
+        finally:
+            layer.enable_adapters(False)
+            for matrix in (layer.lora_A[name], layer.lora_B[name]):
+                matrix.requires_grad_(False)
 
     def _forget(self, name: str) -> None:
         """Take away what peft has of an adapter that could not be loaded whole."""
         for layer in self._layers():
-            layer.delete_adapter(name)
+            with suppress(AttributeError, KeyError):  # of a peft that has other layers, which is told already
+                layer.delete_adapter(name)
             layer.enable_adapters(False)
         if self._peft is not None:
             self._peft.peft_config.pop(name, None)

@@ -7,10 +7,17 @@ order, and the keys are read once. Registered by transformers' own interface for
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from personalitybench.versions import drift_error
+
+logger = logging.getLogger(__name__)
 
 NAME = "personalitybench-grouped"
 
@@ -29,23 +36,38 @@ def group_queries(model: Any) -> bool:
     config = model.config.get_text_config()
     heads: int = getattr(config, "num_attention_heads", 1)
     shared = heads // (getattr(config, "num_key_value_heads", None) or heads)
-    if model.device.type != "cpu" or shared < 2 or config._attn_implementation != "sdpa":
+    # transformers has no public word for the attention in use; where it is not told, the model stays as it is.
+    if model.device.type != "cpu" or shared < 2 or getattr(config, "_attn_implementation", None) != "sdpa":
         return False
-    from transformers import AttentionInterface  # noqa: PLC0415 (slow to import)
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask  # noqa: PLC0415
+    try:
+        from transformers import AttentionInterface  # noqa: PLC0415 (slow to import)
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: PLC0415
+        from transformers.masking_utils import AttentionMaskInterface, sdpa_mask  # noqa: PLC0415
 
-    AttentionInterface.register(NAME, _attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    model.set_attn_implementation(NAME)
+        AttentionInterface.register(NAME, partial(_attention, sdpa_attention_forward))
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        model.set_attn_implementation(NAME)
+    except (ImportError, AttributeError) as error:
+        logger.warning(
+            "decode steps are not sped up: %s", drift_error("transformers", f"lacks what it needs ({error})")
+        )
+        return False
     return True
 
 
-def _attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+def _attention(  # noqa: PLR0917 (transformers' signature)
+    stock: Callable[..., tuple[Tensor, Any]],
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
 ) -> tuple[Tensor, None]:
     """Attend, with the signature that transformers wants.
 
     Args:
+        stock: transformers' own function for ``sdpa``.
         module: The attention layer.
         query: [batch, heads, queries, size].
         key: [batch, key heads, tokens, size].
@@ -56,11 +78,9 @@ def _attention(
     Returns:
         [batch, queries, heads, size], and no weights.
     """
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: PLC0415 (slow to import)
-
     batch, heads, queries, size = query.shape
     if queries != 1 or options.get("position_bias") is not None:
-        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        output, _ = stock(module, query, key, value, attention_mask, **options)
         return output, None
     grouped = query.reshape(batch, key.shape[1], heads // key.shape[1], size)
     attended = torch.nn.functional.scaled_dot_product_attention(

@@ -18,13 +18,15 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
+from personalitybench.activations.calls import generated_sequences, output_logits, run_forward
 from personalitybench.activations.interventions import Intervention
 from personalitybench.activations.layouts import Gates, find_gates
-from personalitybench.activations.steering import Row, Steering, steered
+from personalitybench.activations.steering import Row, Steering, end_tokens, steered
 from personalitybench.backends.loading import plan_batches
 from personalitybench.backends.needs import CAPABILITIES, STEERABLE
 from personalitybench.backends.wishes import Wish
 from personalitybench.errors import ConfigurationError, MissingDependencyError, ModelError
+from personalitybench.versions import drift_error, installed_version
 
 if TYPE_CHECKING:
     from personalitybench.backends.adapters import AdapterPool
@@ -54,7 +56,7 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         super().__init__(*args, **kwargs)
         self.steered_tokens = 0
         self.adapted_answers = 0
-        self._waiting: list[Wish | None] = []
+        self._waiting: list[tuple[str, Wish | None]] = []
         self._proven: set[_Order] = set()
         self._interventions: dict[Path, Intervention] = {}
 
@@ -68,6 +70,8 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         try:
             from personalitybench.backends.adapters import AdapterPool  # noqa: PLC0415 (peft takes seconds)
         except ImportError as error:
+            if installed_version("peft") is not None:
+                raise drift_error("peft", f"lacks what adapters are served with ({error})") from error
             raise MissingDependencyError(
                 f"adapters need a package that is not installed ({error}): pip install 'personalitybench[hf]'"
             ) from error
@@ -81,13 +85,18 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
             NeedsNotMetError: An adapter is of another kind than plain LoRA.
             StorageError: An adapter or an intervention is missing or damaged.
             ModelError: The canary failed, or an adapter or an intervention is for another model.
+            DependencyDriftError: lm-eval batches requests in another way, or passes by this class.
         """
         wishes = [_wish(request) for request in requests]
         plain = [_without_wish(request) for request in requests]
-        # lm-eval sorts requests by length; the wishes wait in the same order.
+        # lm-eval sorts requests by length; the wishes wait in the same order, and each batch is checked against it.
         order = [index for batch in plan_batches(self, plain, len(plain)) for index in batch]
-        self._waiting = [wishes[index] for index in order]
+        self._waiting = [(plain[index].args[0], wishes[index]) for index in order]
         answers: list[str] = super().generate_until(plain, disable_tqdm=disable_tqdm)
+        if self._waiting:
+            raise drift_error(
+                "lm_eval", f"answered {len(self._waiting)} of {len(plain)} requests without calling _model_generate"
+            )
         return answers
 
     def get_model_info(self) -> dict[str, Any]:
@@ -98,7 +107,7 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         return info | {"steered_tokens": self.steered_tokens, "adapted_answers": self.adapted_answers}
 
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
-        wishes, self._waiting = self._waiting[: len(context)], self._waiting[len(context) :]
+        wishes = self._take_wishes(context, kwargs["attention_mask"])
         if not any(wishes):
             plain: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)
             return plain
@@ -107,12 +116,30 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
             for wish, adapter in zip(wishes, self._load_adapters(wishes), strict=True)
         ]
         with self._altered(orders) as steering:
-            output: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)
+            output = generated_sequences(super()._model_generate(context, max_length, stop, **kwargs))
         if steering is not None:
             self._check_counts(steering, wishes, output[:, context.shape[1] :])
         self.adapted_answers += sum(order.adapter is not None for order in orders)
         self._check_logits(orders, output, context.shape[1], kwargs["attention_mask"])
         return output
+
+    def _take_wishes(self, context: torch.Tensor, mask: torch.Tensor) -> list[Wish | None]:
+        """Take the wishes of a batch, once it is sure that its rows are the prompts whose wishes come next.
+
+        Raises:
+            DependencyDriftError: They are other prompts.
+        """
+        batch, self._waiting = self._waiting[: len(context)], self._waiting[len(context) :]
+        wishes = [wish for _, wish in batch]
+        if len(batch) != len(context):
+            raise drift_error("lm_eval", f"sent a batch of {len(context)} rows where {len(batch)} requests are left")
+        if not any(wishes):
+            return wishes
+        for (prompt, _), row, seen in zip(batch, context, mask, strict=True):
+            tokens = row[seen.bool()].tolist()
+            if self.tok_batch_encode([prompt])[0][0].tolist()[-len(tokens) :] != tokens:
+                raise drift_error("lm_eval", "forms other batches of the requests than were planned")
+        return wishes
 
     def _load_adapters(self, wishes: Sequence[Wish | None]) -> list[str | None]:
         """Have the adapters of a batch loaded; None for a row that has none."""
@@ -154,8 +181,7 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
     @cached_property
     def _stop_tokens(self) -> set[int]:
         """The tokens at which ``generate`` stops."""
-        ends = self.model.generation_config.eos_token_id
-        return set(ends if isinstance(ends, list) else [ends])
+        return end_tokens(self.model)
 
     def _check_counts(self, steering: Steering, wishes: Sequence[Wish | None], answers: torch.Tensor) -> None:
         """Every answer token but the last, which is never an input, must have been edited in every steered row."""
@@ -196,8 +222,7 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
     def _logits(self, order: _Order, tokens: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Logits [vocabulary] after a prompt and one answer token [1, tokens], read as one row is to be answered."""
         with torch.inference_mode(), self._altered([order], prompt_columns=tokens.shape[1] - 1):
-            logits: torch.Tensor = self.model(input_ids=tokens, attention_mask=seen, use_cache=False).logits[0, -1]
-        return logits
+            return output_logits(run_forward(self.model, tokens, seen), self.model)[0, -1]
 
 
 def _wish(request: Instance) -> Wish | None:

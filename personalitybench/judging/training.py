@@ -1,7 +1,8 @@
 """Train the offline judge and report how well it does: ``python -m personalitybench.judging.training``.
 
 Reads ``judges/offline/answers/<trait>.jsonl`` (hand-written answers of known pole to the sample's questions) and
-writes ``heads.safetensors``, ``report.json`` and ``report.md`` beside that folder. Needs the extra ``[train]``.
+writes ``heads.safetensors``, ``reference.json``, ``report.json`` and ``report.md`` beside that folder. Needs the extra
+``[train]``.
 Every figure of the report is about answers to questions that the head did not see: eight folds, split by question.
 """
 
@@ -25,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from personalitybench.files import JsonLines, cache_folder, write_atomically, write_json
 from personalitybench.judging.base import FLUENCY
 from personalitybench.judging.corruptions import CORRUPTIONS
-from personalitybench.judging.features import FLUENCY_FEATURES, LAYER, AnswerFeatures, shared_reader
+from personalitybench.judging.features import FLUENCY_FEATURES, LAYER, AnswerFeatures, shared_reader, write_reference
 from personalitybench.judging.heads import Head, save_heads
 from personalitybench.judging.report import to_markdown
 from personalitybench.models import DEMO_MODEL, EMBEDDING_MODEL, packaged_folder
@@ -45,6 +46,7 @@ _LABELS = {"high": 1.0, "neutral": 0.5, "low": 0.0}
 def main() -> None:
     """Train, report, write."""
     folder = bundled("judges", "offline")
+    write_reference(folder)
     rows = [
         {**row, "trait": trait}
         for trait in TRAIT_NAMES

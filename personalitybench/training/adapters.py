@@ -30,7 +30,7 @@ from personalitybench.files import content_hash, write_atomically, write_json
 from personalitybench.training.checkpoints import Checkpoints, Progress
 from personalitybench.training.curves import CURVE, Curve, HeldOutLoss, StepLoss
 from personalitybench.training.examples import Example, ExampleSet, derived_seed, epoch_order
-from personalitybench.training.losses import answer_loss, chunks, collate, mean_loss, mixed_precision
+from personalitybench.training.losses import answer_loss, check_padding, chunks, collate, mean_loss, mixed_precision
 
 CHECKPOINT_SECONDS = 30.0
 """Time between two checkpoints; one is also written at the end of every epoch."""
@@ -229,6 +229,7 @@ class _Training:
 
     def run(self) -> None:
         """Train, with a checkpoint every :data:`CHECKPOINT_SECONDS` and after every epoch."""
+        check_padding(self.model, self.examples.held_out[0], self.pad)
         progress = self.progress
         while True:
             step = len(progress.steps)

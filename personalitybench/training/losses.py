@@ -12,10 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from personalitybench.activations.calls import output_logits, run_forward
 from personalitybench.training.examples import Example
+from personalitybench.versions import drift_error
 
 IGNORED = -100
 """Label of a position without loss, as torch has it."""
+_PADDING = 48
+"""Columns of padding in :func:`check_padding`."""
+_TOLERANCE = 0.02
+"""Relative; bfloat16 sums in another order differ by a tenth of it."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,37 @@ def answer_loss(model: Any, batch: Batch) -> Tensor:
         places["position_ids"] = (batch.mask.cumsum(dim=1) - 1).clamp(min=0)
     # The last token of an answer predicts nothing, the last of its prompt predicts the first.
     kept = batch.labels.shape[1] + 1
-    logits = model(
-        input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=kept, **places
-    ).logits[:, -kept:-1]
+    output = run_forward(model, batch.ids, batch.mask, logits_to_keep=kept, **places)
+    logits = output_logits(output, model)[:, -kept:-1]
     counted = batch.labels != IGNORED
     return functional.cross_entropy(logits[counted].float(), batch.labels[counted], reduction="sum")
+
+
+def check_padding(model: Any, example: Example, pad: int) -> None:
+    """Prove that padding on the left leaves the loss of an example as it is.
+
+    Mask and positions are given to ``forward`` by name; where a release renames them, they are passed over in silence
+    and the loss of every padded example would be wrong.
+
+    Args:
+        model: As for :func:`answer_loss`.
+        example: Any example.
+        pad: Token of the padding.
+
+    Raises:
+        DependencyDriftError: The losses differ.
+    """
+    longer = Example(example.id, example.question, (pad,) * _PADDING + example.prompt, example.answer)
+    alone, padded = collate([example], pad, model.device), collate([longer], pad, model.device)
+    padded.mask[:, :_PADDING] = 0
+    with torch.no_grad(), mixed_precision(model):
+        expected, found = (float(answer_loss(model, batch)) / batch.tokens for batch in (alone, padded))
+    if not abs(found - expected) <= _TOLERANCE * max(1.0, abs(expected)):  # also where one is no number
+        raise drift_error(
+            "transformers",
+            f"passes over the padding mask of {type(model).__name__}: the loss of an example is {expected:.4f} nats a "
+            f"token alone and {found:.4f} with padding",
+        )
 
 
 def mean_loss(model: Any, examples: Sequence[Example], size: int, pad: int) -> float:
