@@ -256,7 +256,8 @@ def test_salts_differ_where_cached_values_may() -> None:
 def test_only_tested_versions_are_taken() -> None:
     check_version("0.32.0")
     assert is_tested("0.32.1")
-    for found in ("0.31.2", "0.33.0", "1.0"):
+    assert is_tested("0.33.0")
+    for found in ("0.31.2", "0.34.0rc1", "0.34.0", "1.0"):
         with pytest.raises(NeedsNotMetError, match=f"vLLM {found} is outside of the range .*{TESTED}"):
             check_version(found)
     with pytest.raises(MissingDependencyError, match=r"pip install 'personalitybench\[vllm\]'"):

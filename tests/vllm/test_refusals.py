@@ -181,7 +181,10 @@ def refused_models(models: Callable[[str], Path], tmp_path_factory: pytest.TempP
         ("mixtral", "NeedsNotMetError: model family 'mixtral' is a mixture of 2 experts"),
         ("opt", "NeedsNotMetError: model family 'opt' has an MLP without a gate"),
         ("speculative", "NeedsNotMetError: load_format=personalitybench does not work with speculative decoding"),
-        ("version", "is outside of the range that steering was tested with (<0.30): install 'vllm<0.30'"),
+        (
+            "version",
+            "is outside of the range <0.30 that steering supports (tried: 0.32.0, 0.33.0): install 'vllm<0.30'",
+        ),
     ],
 )
 def test_engines_that_cannot_be_are_refused_by_name(refused_models: dict[str, str], which: str, said: str) -> None:
