@@ -23,7 +23,7 @@ endef
 # Install exactly the versions of a lock: $(call locked,FOLDER,LOCK,EXTRAS)
 define locked
 	$(call environment,$(1))
-	$(1)/bin/python -m pip install --quiet $(PIP_INDEX) --constraint $(2) pip hatchling editables
+	$(1)/bin/python -m pip install --quiet $(PIP_INDEX) --constraint $(2) pip setuptools hatchling editables
 	$(1)/bin/python -m pip install --quiet $(PIP_INDEX) --constraint $(2) --no-build-isolation --editable '.[$(3)]'
 endef
 # Install one end of the ranges of pyproject.toml: $(call resolved,FOLDER,lowest or newest,EXTRAS)
@@ -84,7 +84,8 @@ check: .venv-test/$(READY)
 VLLM ?= vllm==0.33.0
 check-vllm: .venv-test/$(READY)
 	rm -rf build/vllm
-	.venv-test/bin/python -m pip download --quiet --no-deps --dest build/vllm "$(VLLM)"
+	.venv-test/bin/python -m pip download --quiet --no-deps --only-binary=:all: --platform manylinux_2_28_x86_64 \
+		--dest build/vllm "$(VLLM)"
 	.venv-test/bin/python -m personalitybench.backends.vllm.interface build/vllm/*.whl
 	rm -rf build/vllm
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from personalitybench.activations.layouts import LAYOUTS, Gates, captured, check_shape, find_gates  # noqa: E402
-from personalitybench.errors import ModelError, NeedsNotMetError  # noqa: E402
+from personalitybench.errors import DependencyDriftError, ModelError, NeedsNotMetError  # noqa: E402
 
 LAYERS, NEURONS = 3, 24
 SIZES: dict[str, Any] = {
@@ -321,7 +321,7 @@ def test_a_model_that_is_not_what_its_configuration_says_is_refused() -> None:
         find_gates(narrow)
     bare = build("qwen3")
     del bare.model.layers[2].mlp.act_fn
-    with pytest.raises(ModelError, match=r"layer 2 of this qwen3 model has no modules mlp\.act_fn"):
+    with pytest.raises(DependencyDriftError, match=r"gives layer 2 of this qwen3 model no modules mlp\.act_fn"):
         find_gates(bare)
 
 

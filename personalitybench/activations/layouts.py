@@ -15,7 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from personalitybench.activations.calls import describe
 from personalitybench.errors import ModelError, NeedsNotMetError
+from personalitybench.versions import drift_error
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,9 @@ def check_shape(gates: Gates, layers: int, neurons: int, what: str) -> None:
 
 
 def _listener(site: GateSite, gates: Gates, visit: Visit, calls: list[int]) -> Callable[..., None]:
-    def listen(_module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+    def listen(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        if not isinstance(output, Tensor):
+            raise drift_error("transformers", f"gives {describe(output)} from {site.name} instead of a tensor")
         if output.shape[-1] != gates.neurons:
             raise ModelError(
                 f"{site.name} gave {output.shape[-1]} neurons where the {gates.family} model should have "
@@ -232,9 +236,10 @@ def _decoder(model: Any, family: str) -> Any:
     """Give the module whose ``layers`` are the decoder's."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
     if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
-        raise ModelError(
-            f"{type(model).__name__} says it is a {family} model but has no list of decoder layers: "
-            "load it with transformers' own class of the family"
+        raise drift_error(
+            "transformers",
+            f"gives {type(model).__name__} no list of decoder layers (a class of the {family} family other than its own "
+            "may have none, too)",
         )
     return decoder
 
@@ -245,9 +250,10 @@ def _activation(layer: Any, layout: Layout, family: str, number: int, neurons: i
     activation = getattr(mlp, layout.activation, None)
     projection = getattr(mlp, layout.projection, None)
     if not isinstance(activation, nn.Module) or not isinstance(projection, nn.Module):
-        raise ModelError(
-            f"layer {number} of this {family} model has no modules mlp.{layout.activation} and "
-            f"mlp.{layout.projection}: load it with transformers' own class of the family, without fused MLP kernels"
+        raise drift_error(
+            "transformers",
+            f"gives layer {number} of this {family} model no modules mlp.{layout.activation} and "
+            f"mlp.{layout.projection} (fused MLP kernels take them away, too)",
         )
     width = getattr(projection, "out_features", None)
     if width is not None and width != layout.parts * neurons:
@@ -267,7 +273,7 @@ def _activation(layer: Any, layout: Layout, family: str, number: int, neurons: i
 
 def _refuse_compiled(model: nn.Module, decoder: nn.Module, family: str) -> None:
     """Refuse a compiled model: torch may skip hooks that are registered after it was compiled."""
-    compiled = (module._compiled_call_impl is not None for module in (model, *decoder.modules()))
+    compiled = (getattr(module, "_compiled_call_impl", None) is not None for module in (model, *decoder.modules()))
     if type(model).__name__ == "OptimizedModule" or any(compiled):
         raise ModelError(
             f"this {family} model is compiled, so hooks on its activations may be skipped: give it uncompiled"
