@@ -18,6 +18,7 @@ from personalitybench.interrupts import resumable
 from personalitybench.neurons.commands import neurons_app
 from personalitybench.options import Budget, Calibrations, DryRun
 from personalitybench.runs.judges_commands import judges_app
+from personalitybench.versions import untried_versions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +55,10 @@ def main() -> None:
         app()
     except PersonalityBenchError as error:
         _fail(str(error))
+    except Exception as error:
+        if untried := untried_versions():
+            error.add_note(f"This may come from a version that was not tried: {'; '.join(untried)}")
+        raise
 
 
 def _fail(text: str) -> NoReturn:

@@ -25,9 +25,9 @@ from urllib.request import getproxies
 from filelock import FileLock
 
 from personalitybench.dry import is_dry
-from personalitybench.errors import MissingDependencyError, ModelError, unknown_name
+from personalitybench.errors import ModelError, unknown_name
 from personalitybench.files import cache_folder, content_hash, read_json, sha256_file, write_json
-from personalitybench.versions import drift_error
+from personalitybench.versions import drift_error, import_failure
 
 logger = logging.getLogger(__name__)
 
@@ -298,9 +298,7 @@ def _convert(gguf: Path, out: Path, model: PackagedModel) -> None:
         import torch  # noqa: PLC0415 (heavy, and optional)
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
     except ImportError as error:
-        raise MissingDependencyError(
-            f"converting {gguf.name} needs torch and transformers: pip install 'personalitybench[hf]'"
-        ) from error
+        raise import_failure(error, f"converting {gguf.name}", "hf") from error
     logger.info("converting %s", gguf.name)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     expanded: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from personalitybench.errors import DependencyDriftError
+from personalitybench.errors import DependencyDriftError, MissingDependencyError, PersonalityBenchError
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +130,24 @@ def drift_error(package: str, detail: str) -> DependencyDriftError:
     tried = describe_range(library.tried)
     remedy = "report this with the model's name" if library.is_tried else f"install '{library.distribution}{tried}'"
     return DependencyDriftError(f"{package} {library.found} {detail} (tried: {tried}): {remedy}")
+
+
+def import_failure(error: ImportError, needed_for: str, extra: str) -> PersonalityBenchError:
+    """Build the error for an import that failed: a package that is not installed, or one that changed.
+
+    Args:
+        error: The failure.
+        needed_for: What cannot be done, as the subject of ``needs``: ``the offline judge``.
+        extra: The extra of this package that installs what is needed.
+    """
+    root = (error.name or "").partition(".")[0]
+    remedy = f"pip install 'personalitybench[{extra}]'"
+    if root and find_spec(root) is None:
+        return MissingDependencyError(f"{needed_for} needs {root}, which is not installed: {remedy}")
+    first = " ".join(str(error).split()).partition(" (")[0]  # a path follows
+    if root:
+        return drift_error(root, f"lacks what {needed_for} needs ({first})")
+    return MissingDependencyError(f"{needed_for} needs a package that is not installed ({first}): {remedy}")
 
 
 @lru_cache(maxsize=1)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from personalitybench import versions
+from personalitybench import cli, versions
+from personalitybench.errors import DependencyDriftError, MissingDependencyError
 from personalitybench.versions import (
     drift_error,
     find_library,
+    import_failure,
     installed_version,
     package_versions,
     tried_ranges,
@@ -74,6 +76,36 @@ def test_drift_inside_the_range_asks_for_a_report() -> None:
 
 def test_drift_of_a_library_that_is_not_installed_still_reads_as_one_line() -> None:
     assert str(drift_error("no-such-library", "is odd")) == "no-such-library is odd: the installed version is not known"
+
+
+def test_an_import_of_a_package_that_is_not_installed_says_what_to_install() -> None:
+    with pytest.raises(ImportError) as failure:
+        import no_such_package_at_all  # noqa: F401
+    error = import_failure(failure.value, "the diary", "hf")
+    assert isinstance(error, MissingDependencyError)
+    expected = "the diary needs no_such_package_at_all, which is not installed: pip install 'personalitybench[hf]'"
+    assert str(error) == expected
+
+
+def test_an_import_of_a_name_that_is_gone_is_drift(old_range: str) -> None:
+    with pytest.raises(ImportError) as failure:
+        from lm_eval.api.model import NoSuchModel  # noqa: F401
+    error = import_failure(failure.value, "the diary", "hf")
+    assert isinstance(error, DependencyDriftError)
+    assert "lacks what the diary needs (cannot import name 'NoSuchModel' from 'lm_eval.api.model')" in str(error)
+    assert str(error).endswith("(tried: >=0.1,<0.2): install 'lm-eval>=0.1,<0.2'")
+
+
+def test_an_unexpected_error_outside_the_range_names_the_version(
+    old_range: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(AttributeError) as error:
+        cli.main()
+    assert error.value.__notes__ == [f"This may come from a version that was not tried: {old_range}"]
 
 
 def test_doctor_shows_versions_found_beside_those_tried(old_range: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from personalitybench.errors import MissingDependencyError, NeedsNotMetError
+from personalitybench.versions import import_failure
 
 if TYPE_CHECKING:
     from personalitybench.activations.identification import Counting, IdentificationEngine
@@ -89,10 +90,7 @@ def _open_transformers(
         import torch  # noqa: F401, PLC0415 (heavy, and optional)
         import transformers  # noqa: F401, PLC0415
     except ImportError as error:
-        raise MissingDependencyError(
-            f"asking and counting with transformers needs a package that is not installed ({error}): "
-            "pip install 'personalitybench[hf]'"
-        ) from error
+        raise import_failure(error, "asking and counting with transformers", "hf") from error
     from personalitybench.activations.identification_transformers import TransformersEngine  # noqa: PLC0415
     from personalitybench.backends.loading import load_model  # noqa: PLC0415 (lm-eval's models are slow to import)
 

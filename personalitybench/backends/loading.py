@@ -16,9 +16,9 @@ from lm_eval.models.openai_completions import LocalChatCompletion
 from lm_eval.models.utils import Collator
 
 from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VLLM
-from personalitybench.errors import MissingDependencyError, ModelError
+from personalitybench.errors import ModelError
 from personalitybench.models import resolve_model
-from personalitybench.versions import warn_of_untried_versions
+from personalitybench.versions import import_failure, warn_of_untried_versions
 
 # Model types that load weights themselves; the others are spoken to by the name of a model.
 LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm", STEERABLE, STEERABLE_VLLM})
@@ -76,18 +76,12 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
         except (KeyError, ValueError) as error:
             raise ModelError(f"lm-eval has no model type {backend!r}: see 'lm_eval --help' for those it has") from error
         except ImportError as error:
-            raise MissingDependencyError(
-                f"backend {backend!r} needs a package that is not installed ({error}): "
-                f"pip install 'personalitybench[{_extra(backend)}]'"
-            ) from error
+            raise import_failure(error, f"backend {backend!r}", _extra(backend)) from error
         try:
             device = device or _default_device(backend)
             model: LM = kind.create_from_arg_obj(dict(args), {"batch_size": batch_size, "device": device})
         except ImportError as error:
-            raise MissingDependencyError(
-                f"backend {backend!r} needs a package that is not installed ({error}): "
-                f"pip install 'personalitybench[{_extra(backend)}]'"
-            ) from error
+            raise import_failure(error, f"backend {backend!r}", _extra(backend)) from error
         except (OSError, ValueError, TypeError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"backend {backend!r} cannot load a model with {dict(args)}: {first}") from error

@@ -25,8 +25,8 @@ from personalitybench.activations.steering import Row, Steering, end_tokens, ste
 from personalitybench.backends.loading import plan_batches
 from personalitybench.backends.needs import CAPABILITIES, STEERABLE
 from personalitybench.backends.wishes import Wish
-from personalitybench.errors import ConfigurationError, MissingDependencyError, ModelError
-from personalitybench.versions import drift_error, installed_version
+from personalitybench.errors import ConfigurationError, ModelError
+from personalitybench.versions import drift_error, import_failure
 
 if TYPE_CHECKING:
     from personalitybench.backends.adapters import AdapterPool
@@ -70,11 +70,7 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         try:
             from personalitybench.backends.adapters import AdapterPool  # noqa: PLC0415 (peft takes seconds)
         except ImportError as error:
-            if installed_version("peft") is not None:
-                raise drift_error("peft", f"lacks what adapters are served with ({error})") from error
-            raise MissingDependencyError(
-                f"adapters need a package that is not installed ({error}): pip install 'personalitybench[hf]'"
-            ) from error
+            raise import_failure(error, "an adapter", "hf") from error
         return AdapterPool(self.model)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:

@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from personalitybench.backends.loading import quiet_libraries
-from personalitybench.errors import MissingDependencyError
 from personalitybench.files import read_json, write_json
 from personalitybench.judging.base import is_readable
 from personalitybench.metrics.fluency import measure_text
 from personalitybench.models import DEMO_MODEL, packaged_folder
 from personalitybench.resources import bundled
-from personalitybench.versions import drift_error
+from personalitybench.versions import drift_error, import_failure
 
 LAYER = 15  # of 30; chosen by cross-validation over questions, see judges/offline/report.md
 MAX_TOKENS = 512
@@ -60,9 +59,7 @@ class AnswerReader:
             import torch  # noqa: PLC0415 (heavy, and optional)
             from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
         except ImportError as error:
-            raise MissingDependencyError(
-                "the offline judge needs torch and transformers: pip install 'personalitybench[hf]'"
-            ) from error
+            raise import_failure(error, "the offline judge", "hf") from error
         folder = packaged_folder(DEMO_MODEL)
         self._torch: Any = torch
         self._device = "cuda" if torch.cuda.is_available() else "cpu"

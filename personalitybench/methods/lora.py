@@ -25,7 +25,7 @@ from pydantic import (
 
 from personalitybench import prompts
 from personalitybench.costs import FitPlan
-from personalitybench.errors import ConfigurationError, MissingDependencyError, StorageError
+from personalitybench.errors import ConfigurationError, StorageError
 from personalitybench.methods.base import MethodSettings
 from personalitybench.methods.fitting import Artifact, FitContext, MethodContext
 from personalitybench.methods.identification_questions import ask, plan_answers, spread
@@ -35,6 +35,7 @@ from personalitybench.methods.lora_data import PREFIX, hash_of_file, read_answer
 from personalitybench.methods.manifests import FitManifest
 from personalitybench.questions import Question
 from personalitybench.traits import TARGETS, Target
+from personalitybench.versions import import_failure
 
 ALL_LINEAR = "all-linear"
 _FLOAT = 4  # bytes of a parameter
@@ -217,9 +218,7 @@ class LowRankAdapters:
         try:
             from personalitybench.methods import lora_fit  # noqa: PLC0415 (needs torch and peft)
         except ImportError as error:
-            raise MissingDependencyError(
-                f"lora needs torch and peft ({error}): pip install 'personalitybench[hf]'"
-            ) from error
+            raise import_failure(error, "lora", "hf") from error
         lora_fit.fit(self.settings, context)
         return Artifact.open(context.folder)
 

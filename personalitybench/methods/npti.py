@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from personalitybench.activations.neurons import SelectionSettings
 from personalitybench.costs import FitPlan
-from personalitybench.errors import ConfigurationError, MissingDependencyError
+from personalitybench.errors import ConfigurationError
 from personalitybench.methods.base import MethodSettings
 from personalitybench.methods.fitting import Artifact, FitContext, MethodContext
 from personalitybench.methods.identification_settings import IdentificationSettings
@@ -23,6 +23,7 @@ from personalitybench.methods.induction import Induction, Need
 from personalitybench.methods.manifests import FitManifest
 from personalitybench.questions import Question
 from personalitybench.traits import Target
+from personalitybench.versions import import_failure
 
 STEP_TITLES = {"generate": "answer s", "generate and count": "answer, count s", "read": "read s"}
 """How a table calls the seconds of each step."""
@@ -172,7 +173,7 @@ class NeuronSteering:
         try:
             from personalitybench.methods import npti_fit  # noqa: PLC0415 (needs torch)
         except ImportError as error:
-            raise MissingDependencyError(f"npti needs torch ({error}): pip install 'personalitybench[hf]'") from error
+            raise import_failure(error, "npti", "hf") from error
         npti_fit.fit(self.settings, context)
         return Artifact.open(context.folder)
 

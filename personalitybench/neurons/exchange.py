@@ -19,12 +19,13 @@ from personalitybench.activations.official_files import (
     target_of_file,
     write_official_file,
 )
-from personalitybench.errors import ConfigurationError, MissingDependencyError, ModelError
+from personalitybench.errors import ConfigurationError, ModelError
 from personalitybench.files import sha256_file, write_json
 from personalitybench.methods.npti import TargetRecord, imported_manifest, intervention_folder
 from personalitybench.models import ModelIdentity, resolve_model
 from personalitybench.neurons.collection import Collection, FoundSet, check_one_model, load_set, require_safetensors
 from personalitybench.traits import TARGETS, Target
+from personalitybench.versions import import_failure
 
 SETS = "neurons"
 
@@ -123,9 +124,7 @@ def shape_of_model(name: str, revision: str | None = None) -> tuple[ModelIdentit
 
         from personalitybench.activations.layouts import find_gates  # noqa: PLC0415
     except ImportError as error:
-        raise MissingDependencyError(
-            f"--model needs transformers ({error}): pip install 'personalitybench[hf]', or give --layers and --neurons"
-        ) from error
+        raise import_failure(error, "--model (--layers and --neurons do without)", "hf") from error
     resolved = resolve_model(name, revision)
     local = Path(resolved.location).is_dir()
     try:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from personalitybench.errors import ConfigurationError, JudgeError, MissingDependencyError, ModelError
+from personalitybench.errors import (
+    ConfigurationError,
+    DependencyDriftError,
+    JudgeError,
+    MissingDependencyError,
+    ModelError,
+)
 from personalitybench.judging import create_judge
 from personalitybench.judging.base import fingerprint
 from personalitybench.leaderboard.floors import build_floors, floor_ratings, missing_floors
 from personalitybench.leaderboard.schema import Floors
 from personalitybench.runs.progress import RunProgress
 
-CANNOT_BE_ASKED = (ConfigurationError, JudgeError, MissingDependencyError, ModelError)
+CANNOT_BE_ASKED = (ConfigurationError, DependencyDriftError, JudgeError, MissingDependencyError, ModelError)
 """No key, no quota, a budget that is spent, no extra, no model: the answers' ratings are worth a board all the same."""
 
 
