@@ -70,7 +70,7 @@ DEMO_MODEL = PackagedModel(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     note="4-bit weights (Q4_1) expanded to bfloat16",
     tensors_sha256="d7c9edb9c234dfcfa582cfa0bece8e8ee5818d8a88c0ba1bbd41ec757d584e6f",
-    tokens_sha256="cf41c3ad084cce29444fc92e55e93516c535033597831882e38e747aae208657",
+    tokens_sha256="3498203f39f9b0736c160732aa90faed2a59999a212c743d68db0edf7be997cb",
 )
 EMBEDDING_MODEL = PackagedModel(
     name="minilm",
@@ -309,6 +309,10 @@ def _convert(gguf: Path, out: Path, model: PackagedModel) -> None:
     if hasattr(expanded.config, "quantization_config"):
         del expanded.config.quantization_config
     expanded.to(torch.bfloat16)
+    for role in ("bos", "eos", "pad"):  # some releases read them from the file for the model and not for the tokenizer
+        token = getattr(expanded.config, f"{role}_token_id", None)
+        if isinstance(token, int):
+            setattr(tokenizer, f"{role}_token", tokenizer.convert_ids_to_tokens(token))
     if _tensors_digest(expanded) != model.tensors_sha256:
         raise drift_error("transformers", f"expands the weights of {gguf.name} to other numbers")
     if _tokens_digest(tokenizer) != model.tokens_sha256:
@@ -332,8 +336,9 @@ def _tensors_digest(model: Any) -> str:
 
 
 def _tokens_digest(tokenizer: Any) -> str:
-    """Hash the chat template's text and the tokens of a probe with digits, accents, quotes and blanks."""
+    """Hash the special tokens, the chat template's text, and the tokens of a probe with digits, accents and quotes."""
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": _PROBE}], tokenize=False, add_generation_prompt=True
     )
-    return content_hash([text, list(tokenizer(text, add_special_tokens=False)["input_ids"])])
+    special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    return content_hash([special, text, list(tokenizer(text, add_special_tokens=False)["input_ids"])])

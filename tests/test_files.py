@@ -162,7 +162,11 @@ def test_equal_values_have_equal_hashes_whatever_the_order_of_keys(value: dict[s
     assert content_hash(value) != content_hash([value])
 
 
-@pytest.mark.parametrize("content", [b"", b"one\r\ntwo\n", "é — ü".encode(), bytes(range(256)) * 10_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"one\r\ntwo\n", "é — ü".encode(), bytes(range(256)) * 10_000],
+    ids=["empty", "lines", "unicode", "binary"],
+)
 def test_a_blob_id_is_the_one_that_git_gives(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
