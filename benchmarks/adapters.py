@@ -72,7 +72,7 @@ def main() -> None:
                 settings["extra_args"] = {"personalitybench": {"adapter": str(folders[row % arguments.adapters])}}
             sentence = f"Question {row + 10}: what do you do on a free evening, and whom do you ask?"
             prompt = " ".join([sentence] * sentences)
-            return Instance("generate_until", {}, (prompt, settings), row)
+            return Instance("generate_until", {}, (prompt, settings), idx=row, task_name="", doc_id=row)
 
         def answer(requests: list[Instance]) -> list[str]:
             found: list[str] = model.generate_until(requests, disable_tqdm=True)

@@ -16,6 +16,7 @@ from personalitybench.backends.needs import MODEL_TYPES
 from personalitybench.errors import ConfigurationError, StorageError
 from personalitybench.files import sha256_file
 from personalitybench.resources import bundled
+from personalitybench.versions import import_failure
 
 _FOLDER = "personalitybench"
 _LIST = "INSTALLED_FILES"
@@ -33,8 +34,10 @@ def run_lm_eval(arguments: Sequence[str]) -> None:
             "personalitybench lm-eval sets --include_path itself and lm-eval takes one: for tasks of your own use "
             "plain lm_eval after 'personalitybench install-tasks'"
         )
-    from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415
-
+    try:
+        from lm_eval.__main__ import cli_evaluate  # noqa: PLC0415
+    except ImportError as error:
+        raise import_failure(error, "personalitybench lm-eval", "hf") from error
     import personalitybench.tasks  # noqa: F401, PLC0415 (registers the judge filter)
 
     if "vllm" in given:

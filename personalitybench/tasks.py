@@ -6,19 +6,13 @@ Method, judge and question source are chosen with lm-eval's ``--metadata``; :cla
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
-
-from lm_eval.api.filter import Filter
-from lm_eval.api.instance import Instance
-from lm_eval.api.registry import register_filter
-from lm_eval.api.task import ConfigurableTask
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from personalitybench.backends.needs import capabilities_of, check_needs, engine_with_plugin
 from personalitybench.errors import ConfigurationError
@@ -32,15 +26,25 @@ from personalitybench.judging import (
     verdict_from_json,
 )
 from personalitybench.judging.base import Rating, fingerprint
+from personalitybench.lm_eval_compat import (
+    Filter,
+    GenerationTask,
+    bound_model,
+    filter_step,
+    filtered_record,
+    first_request,
+    generation_settings,
+    register_filter,
+)
 from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, create_method
 from personalitybench.metrics.fluency import TEXT_MEASURES, measure_text
 from personalitybench.prompts import load_wording
-from personalitybench.questions import Half, Question, shared_source
+from personalitybench.questions import Question, shared_source
 from personalitybench.resources import bundled
-from personalitybench.strengths import ChosenOn, Strength, strength_for, strength_protocol
+from personalitybench.strengths import strength_for, strength_protocol
+from personalitybench.task_options import TaskOptions
 from personalitybench.traits import Target
-from personalitybench.validation import validate
-from personalitybench.versions import package_versions
+from personalitybench.versions import drift_error, package_versions, untried_versions, warn_of_untried_versions
 
 logger = logging.getLogger(__name__)
 
@@ -50,76 +54,10 @@ _NOT_IN_APIS = frozenset({"repetition_penalty"})  # settings that chat APIs refu
 TRAIT_SCORE = "trait_score"
 UNRATED = "unrated"
 TASK_VERSION = 1
+_NOT_PASSED: Any = object()
 
 
-class TaskOptions(BaseModel):
-    """What ``--metadata`` chooses.
-
-    Attributes:
-        method: Induction method.
-        settings: Its settings.
-        strength: The scalar that scales its effect, for methods that have one: a number, or a mapping of targets or
-            traits to numbers.
-        chosen_on: ``dev`` where the strength was chosen on the dev half; then ``half`` is ``test``.
-        seed: Seed of what the method draws.
-        judge: Judge that rates the answers, or several, or None to leave them unrated.
-        source: ``official`` (downloaded) or ``sample`` (bundled).
-        data_dir: Local folder with the official layout.
-        half: ``dev``, ``test`` or ``all`` questions.
-        prompts: ``project`` or ``official`` wording.
-        max_tokens: New tokens of an answer; the default is the protocol's (400, to identify 500).
-        repetition_penalty: The default is the protocol's (1.15, to identify 1.1).
-        artifact: Folder that a fit left, for methods that need one.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    method: str = "none"
-    settings: dict[str, Any] = Field(default_factory=dict)
-    strength: Strength | None = None
-    chosen_on: ChosenOn | None = None
-    seed: int = 0
-    judge: str | list[str] | None = "offline"
-    source: str = "sample"
-    data_dir: str | None = None
-    half: Half = "all"
-    prompts: str = "project"
-    max_tokens: int | None = Field(default=None, ge=1)
-    repetition_penalty: float | None = Field(default=None, gt=0)
-    artifact: str | None = None
-
-    @model_validator(mode="after")
-    def _held_out(self) -> TaskOptions:
-        if self.chosen_on and self.strength is None:
-            raise ValueError("'chosen_on' says where a strength was chosen: add the 'strength', or leave it out")
-        if self.chosen_on and self.half != "test":
-            raise ValueError(
-                f"a strength that was chosen on the dev half is reported on the test half: "
-                f"set 'half' to 'test', not {self.half!r}"
-            )
-        return self
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any]) -> TaskOptions:
-        """Pick our keys out of lm-eval's metadata, which also holds the model arguments.
-
-        Raises:
-            ConfigurationError: A value is wrong, or a key looks like a misspelt one of ours.
-        """
-        known = {key: metadata[key] for key in cls.model_fields if key in metadata}
-        for key in metadata.keys() - known.keys():
-            near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.8)
-            if near and near[0] not in known:
-                raise ConfigurationError(f"--metadata: unknown key {key!r}: did you mean {near[0]!r}?")
-        return validate(cls, known, "--metadata")
-
-    @property
-    def judge_ids(self) -> list[str]:
-        """The judges as a list."""
-        return [self.judge] if isinstance(self.judge, str) else list(self.judge or [])
-
-
-class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publishes no types
+class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishes no types
     """Evaluation questions of one target, asked under an induction method.
 
     Attributes:
@@ -135,6 +73,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
     default_penalty: ClassVar[float] = 1.15
 
     def __init__(self, config: dict[str, Any]) -> None:
+        warn_of_untried_versions()
         metadata = dict(config.get("metadata") or {})
         self.target = Target.parse(metadata["target"])
         self.options = TaskOptions.from_metadata(metadata)
@@ -147,6 +86,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         self.canary: dict[str, float] = {}
         self.chat_template = False
         self.system_instruction: str | None = None
+        self._model: Any = None
         self.method = self._make_method()
         self.judges = _by_id(self.options.judge_ids)  # a wrong name is told before the answers are drawn, not after
         config = {key: value for key, value in config.items() if key != "class"}
@@ -184,39 +124,71 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         """Write the user turn."""
         return self.induce(doc).render(doc["question"])
 
-    def build_all_requests(self, *, chat_template: Any = None, **kwargs: Any) -> None:
-        """Build the requests; leave out what the model's interface cannot take."""
-        self._model = getattr(chat_template, "__self__", None)
+    def build_all_requests(
+        self,
+        *,
+        apply_chat_template: bool = False,
+        chat_template: Any = None,
+        system_instruction: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Build the requests, without the settings that the model's interface refuses.
+
+        Raises:
+            ConfigurationError: lm-eval's request cache is on, or the method needs to see the model and cannot.
+            NeedsNotMetError: The model cannot serve the method.
+        """
+        if kwargs.get("cache_requests"):
+            raise ConfigurationError(
+                "lm-eval's request cache would return the prompts of another method: remove --cache_requests"
+            )
+        self._model = bound_model(chat_template)
         if self.method.needs and self._model is None:
             raise ConfigurationError(
                 f"method {self.options.method!r} needs {' and '.join(sorted(self.method.needs))}, and lm-eval says "
                 "which model it has only with --apply_chat_template: add it"
             )
         check_needs(self.options.method, self.method.needs, capabilities_of(self._model))
-        self.chat_template = bool(kwargs.get("apply_chat_template"))
-        self.system_instruction = kwargs.get("system_instruction")
+        self.chat_template = bool(apply_chat_template)
+        self.system_instruction = system_instruction
         if not self.chat_template:
             _warn_about_chat_template()
         if _speaks_to_api(self._model):
             for name in _NOT_IN_APIS & self.config.generation_kwargs.keys():
                 del self.config.generation_kwargs[name]
                 self.left_out.append(name)
-        super().build_all_requests(chat_template=chat_template, **kwargs)
+        return super().build_all_requests(
+            apply_chat_template=apply_chat_template,
+            chat_template=chat_template,
+            system_instruction=system_instruction,
+            **kwargs,
+        )
 
-    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Instance:
-        """Make a request; it carries its induction only if that needs more than the prompt."""
-        request = super().construct_requests(doc, ctx, **kwargs)
+    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
+        """Build the requests of a question; they carry the induction only if it needs more than the prompt.
+
+        Returns:
+            What lm-eval's class returns: one request in 0.4, a list in 0.5.
+        """
+        built = super().construct_requests(doc, ctx, **kwargs)
         extra = self.induce(doc).extra_args
-        if extra:
-            request.arguments[1]["extra_args"] = {"personalitybench": extra}
-        return request
+        for settings in generation_settings(built):
+            if extra:
+                settings["extra_args"] = {"personalitybench": extra}
+        return built
 
     def apply_filters(self) -> Any:
-        """Judge (lm-eval's hook); first see that a steered engine has steered."""
+        """Judge (lm-eval's hook), after the proof that a steered engine has steered.
+
+        Raises:
+            DependencyDriftError: lm-eval did not build the requests of a steering method through this class.
+        """
+        if self.method.needs and self._model is None:
+            raise drift_error("lm_eval", "does not call build_all_requests, so nothing proves that the model steered")
         if self.method.needs and (engine := engine_with_plugin(self._model)) is not None:
             from personalitybench.backends.vllm.canary import prove_steering  # noqa: PLC0415 (vllm is optional)
 
-            self.canary = prove_steering(engine, self._model, self.instances[0])
+            self.canary = prove_steering(engine, self._model, first_request(self))
         return super().apply_filters()
 
     def identity(self) -> dict[str, Any]:
@@ -274,11 +246,13 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
         """Add the identity to what lm-eval writes into ``results_*.json``."""
         dumped: dict[str, Any] = super().dump_config()
         judged = {id_: judge_fingerprint(name) for id_, name in self.judges.items()}
+        untried = untried_versions()
         record = {
             "target": str(self.target),
             "judges": judged,
             "identity": self.identity(),
             "versions": package_versions(),
+            **({"untried_versions": untried} if untried else {}),
             "fit": self.fit_cost(),
             **({"canary": self.canary} if self.canary else {}),
         }
@@ -298,7 +272,7 @@ class PersonalityTask(ConfigurableTask):  # type: ignore[misc]  # lm-eval publis
 
     def _filter_list(self) -> list[dict[str, Any]]:
         judges: dict[str, str | None] = {**self.judges} or {UNJUDGED: None}
-        return [{"name": id_, "filter": [{"function": FILTER, "judge": name}]} for id_, name in judges.items()]
+        return [{"name": id_, "filter": [filter_step(FILTER, judge=name)]} for id_, name in judges.items()]
 
 
 class IdentifyTask(PersonalityTask):
@@ -322,7 +296,7 @@ class IdentifyTask(PersonalityTask):
         return create_method("none", {}, MethodContext(self.wording, self.source, self.options.seed))
 
     def _filter_list(self) -> list[dict[str, Any]]:
-        return [{"name": UNJUDGED, "filter": [{"function": FILTER, "judge": None}]}]
+        return [{"name": UNJUDGED, "filter": [filter_step(FILTER, judge=None)]}]
 
 
 @register_filter(FILTER)
@@ -331,11 +305,20 @@ class JudgeFilter(Filter):  # type: ignore[misc]  # lm-eval publishes no types
 
     Each response becomes a JSON text with the verdicts and the text measures of the answer; JSON because lm-eval
     turns any other object into its ``str`` in the samples file.
+
+    Args:
+        judge: Name of the judge, or None to leave the answers unrated.
+        kwargs: The same, as lm-eval 0.4 passes it (see :func:`~personalitybench.lm_eval_compat.filter_step`).
+
+    Raises:
+        DependencyDriftError: lm-eval passed neither: the answers would be unrated by mistake.
     """
 
-    def __init__(self, judge: str | None = None) -> None:
+    def __init__(self, judge: str | None = _NOT_PASSED, *, kwargs: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.judge = judge
+        self.judge: str | None = (kwargs or {}).get("judge", judge)
+        if self.judge is _NOT_PASSED:
+            raise drift_error("lm_eval", "passes no judge to the filter that rates the answers")
 
     def apply(self, resps: Iterable[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[str]:
         """Judge the first response to each document."""
@@ -382,7 +365,7 @@ def judge_fingerprint(name: str) -> dict[str, str]:
 
 def score_document(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
     """Turn one filtered response into metrics; an unrated answer is counted and has no score."""
-    judged = json.loads(results[0])
+    judged = filtered_record(results)
     metrics = dict(judged.pop("text"))
     verdicts = {aspect: verdict_from_json(value) for aspect, value in judged.items()}
     trait_verdict = verdicts.get("trait")
@@ -446,20 +429,30 @@ def _metric_list() -> list[dict[str, Any]]:
 class Count(int):
     """A number of documents that stays a count in lm-eval's groups.
 
-    A group of lm-eval 0.4.13 knows one aggregation, ``sum(value * size) / sum(size)``. Counts add up, whatever
-    the sizes; so weight and divisor leave a count as it is, and the sum over the leaves is the group's count.
+    Groups of lm-eval 0.4 and 0.5 know one aggregation, ``sum(value * size) / sum(size)``, and ignore the
+    ``aggregation`` of their configuration. A count times a size is therefore a summand that ignores sizes: the group's
+    count is the sum over its leaves. In all other arithmetic a count is an integer; lm-eval 0.5 resamples it.
     """
 
-    def __mul__(self, _size: object) -> Count:
-        return self
+    def __mul__(self, _size: object) -> _Summand:  # type: ignore[override]
+        return _Summand(self)
 
-    def __add__(self, other: int) -> Count:
-        return Count(int(self) + int(other))
+    __rmul__ = __mul__  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class _Summand:
+    """A count within the weighted mean of a group."""
+
+    total: int
+
+    def __add__(self, other: _Summand | int) -> _Summand:
+        return _Summand(self.total + (other.total if isinstance(other, _Summand) else other))
 
     __radd__ = __add__
 
     def __truediv__(self, _sizes: object) -> Count:
-        return self
+        return Count(self.total)
 
 
 def count(items: Sequence[float]) -> Count:

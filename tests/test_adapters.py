@@ -82,7 +82,7 @@ def model(tiny_model: Path) -> Any:
 def request(prompt: str, adapter: Path | None = None, adapter_strength: float = 1.0, **more: Any) -> Instance:
     wanted = more if adapter is None else {"adapter": str(adapter), "adapter_strength": adapter_strength, **more}
     settings: dict[str, Any] = dict(SETTINGS) | ({"extra_args": {"personalitybench": wanted}} if wanted else {})
-    return Instance("generate_until", {"id": prompt}, (prompt, settings), 0)
+    return Instance("generate_until", {"id": prompt}, (prompt, settings), idx=0, task_name="", doc_id=0)
 
 
 def answers(model: Any, *requests: Instance) -> list[str]:

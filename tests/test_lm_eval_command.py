@@ -46,8 +46,10 @@ def common(model: Path, output: Path, limit: int = 1, **metadata: Any) -> list[s
 
 def results(output: Path) -> dict[str, Any]:
     (path,) = output.rglob("results_*.json")
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+    written: dict[str, Any] = json.loads(path.read_text())
+    for key in ("results", "configs"):  # lm-eval 0.5 puts the group before the name
+        written[key] = {name.rpartition("::")[2]: value for name, value in written[key].items()}
+    return written
 
 
 def test_include_path(demo_model: Path, tmp_path: Path) -> None:

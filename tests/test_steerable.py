@@ -27,7 +27,7 @@ def request(prompt: str, folder: Path | None = None, strength: float | None = 1.
     if folder is not None or more:
         wanted = {"intervention": str(folder), "strength": strength} if folder is not None else {}
         settings["extra_args"] = {"personalitybench": wanted | more}
-    return Instance("generate_until", {"id": prompt}, (prompt, settings), 0)
+    return Instance("generate_until", {"id": prompt}, (prompt, settings), idx=0, task_name="", doc_id=0)
 
 
 @pytest.fixture(scope="module")

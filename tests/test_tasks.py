@@ -21,8 +21,8 @@ def load(name: str, **metadata: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def leaves() -> dict[str, Any]:
-    tasks: dict[str, Any] = load("personalitybench", method="simple", judge=None)["tasks"]
-    return tasks
+    tasks = load("personalitybench", method="simple", judge=None)["tasks"]
+    return {task.config.task: task for task in tasks.values()}  # lm-eval 0.5 puts the group before the name
 
 
 def test_the_group_has_a_leaf_for_each_target(leaves: dict[str, Any]) -> None:

@@ -59,7 +59,7 @@ def served(lm: Any, turn: str) -> list[int]:
         seen.append(kwargs["input_ids"][0].tolist())
 
     prompt = lm.apply_chat_template([{"role": "user", "content": turn}])
-    request = Instance("generate_until", {}, (prompt, {"until": [], "max_gen_toks": 1}), 0)
+    request = Instance("generate_until", {}, (prompt, {"until": [], "max_gen_toks": 1}), idx=0, task_name="", doc_id=0)
     handle = lm.model.register_forward_pre_hook(spy, with_kwargs=True)
     try:
         lm.generate_until([request], disable_tqdm=True)

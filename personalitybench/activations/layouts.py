@@ -238,8 +238,7 @@ def _decoder(model: Any, family: str) -> Any:
     if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
         raise drift_error(
             "transformers",
-            f"gives {type(model).__name__} no list of decoder layers (a class of the {family} family other than its own "
-            "may have none, too)",
+            f"gives {type(model).__name__} no list of decoder layers (so do classes of others for the {family} family)",
         )
     return decoder
 

@@ -102,7 +102,7 @@ def _load(subject: Subject, about: CheckedModel) -> Any:
 
 def _ask(model: Any, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
     instances = [
-        Instance("generate_until", {}, (prompt, {**GENERATION, **more}), number)
+        Instance("generate_until", {}, (prompt, {**GENERATION, **more}), idx=number, task_name="", doc_id=number)
         for number, (prompt, more) in enumerate(requests)
     ]
     with quiet_libraries():

@@ -240,7 +240,7 @@ class _Reader:
         if not contexts:
             return []
         requests = [
-            Instance("loglikelihood", {}, (context, rating), number)
+            Instance("loglikelihood", {}, (context, rating), idx=number, task_name="", doc_id=number)
             for number, (context, rating) in enumerate((context, rating) for context in contexts for rating in RATINGS)
         ]
         backend = self._settings.backend

@@ -229,7 +229,7 @@ LM_EVAL = {"max_gen_toks": 10, "until": [], "do_sample": False, "temperature": 0
 
 def lm_eval_request(text: str, wanted: dict[str, Any] | None) -> Instance:
     extra = {"extra_args": {PLUGIN: wanted}} if wanted else {}
-    return Instance("generate_until", {"id": text}, (text, LM_EVAL | extra), 0)
+    return Instance("generate_until", {"id": text}, (text, LM_EVAL | extra), idx=0, task_name="", doc_id=0)
 
 
 @pytest.fixture(scope="session")

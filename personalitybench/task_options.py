@@ -1,0 +1,81 @@
+"""Options of the lm-eval tasks, read from lm-eval's ``--metadata``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from personalitybench.errors import ConfigurationError
+from personalitybench.questions import Half
+from personalitybench.strengths import ChosenOn, Strength
+from personalitybench.validation import validate
+
+
+class TaskOptions(BaseModel):
+    """Keys of ``--metadata`` that belong to this project.
+
+    Attributes:
+        method: Induction method.
+        settings: Settings of the method.
+        strength: Scale of the method's effect, for methods that have one: a number, or a mapping of targets or traits
+            to numbers.
+        chosen_on: ``dev`` for a strength chosen on the dev half; requires ``half: test``.
+        seed: Seed of the method's random draws.
+        judge: Judge that rates the answers, or several, or None to leave them unrated.
+        source: ``official`` (downloaded) or ``sample`` (bundled).
+        data_dir: Local folder with the official layout.
+        half: ``dev``, ``test`` or ``all`` questions.
+        prompts: ``project`` or ``official`` wording.
+        max_tokens: New tokens of an answer; by default the protocol's (400, for identification 500).
+        repetition_penalty: By default the protocol's (1.15, for identification 1.1).
+        artifact: Folder of a fitted artifact, for methods that need one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str = "none"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    strength: Strength | None = None
+    chosen_on: ChosenOn | None = None
+    seed: int = 0
+    judge: str | list[str] | None = "offline"
+    source: str = "sample"
+    data_dir: str | None = None
+    half: Half = "all"
+    prompts: str = "project"
+    max_tokens: int | None = Field(default=None, ge=1)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    artifact: str | None = None
+
+    @model_validator(mode="after")
+    def _held_out(self) -> TaskOptions:
+        if self.chosen_on and self.strength is None:
+            raise ValueError("'chosen_on' says where a strength was chosen: add the 'strength', or leave it out")
+        if self.chosen_on and self.half != "test":
+            raise ValueError(
+                f"a strength that was chosen on the dev half is reported on the test half: "
+                f"set 'half' to 'test', not {self.half!r}"
+            )
+        return self
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> TaskOptions:
+        """Pick our keys out of lm-eval's metadata, which also holds the model arguments.
+
+        Raises:
+            ConfigurationError: A value is wrong, or a key looks like a misspelt one of ours.
+        """
+        known = {key: metadata[key] for key in cls.model_fields if key in metadata}
+        for key in metadata.keys() - known.keys():
+            near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.8)
+            if near and near[0] not in known:
+                raise ConfigurationError(f"--metadata: unknown key {key!r}: did you mean {near[0]!r}?")
+        return validate(cls, known, "--metadata")
+
+    @property
+    def judge_ids(self) -> list[str]:
+        """The judges as a list."""
+        return [self.judge] if isinstance(self.judge, str) else list(self.judge or [])
