@@ -18,7 +18,7 @@ from personalitybench.interrupts import resumable
 from personalitybench.neurons.commands import neurons_app
 from personalitybench.options import Budget, Calibrations, DryRun
 from personalitybench.runs.judges_commands import judges_app
-from personalitybench.versions import untried_versions
+from personalitybench.versions import import_failure, untried_versions
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,6 +55,8 @@ def main() -> None:
         app()
     except PersonalityBenchError as error:
         _fail(str(error))
+    except ImportError as error:
+        _fail(str(import_failure(error, "this command", "hf")))
     except Exception as error:
         if untried := untried_versions():
             error.add_note(f"This may come from a version that was not tried: {'; '.join(untried)}")

@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 
 from personalitybench.errors import DependencyDriftError, MissingDependencyError, PersonalityBenchError
@@ -33,11 +33,13 @@ class Library:
 
     Attributes:
         name: Its name in provenance.
+        distribution: Name that pip knows it by.
         found: Installed version.
         tried: Range of versions that was tried; None where this package's metadata is not installed.
     """
 
     name: str
+    distribution: str
     found: str
     tried: SpecifierSet | None
 
@@ -45,11 +47,6 @@ class Library:
     def is_tried(self) -> bool:
         """False only where the range is known and the version lies outside of it."""
         return self.tried is None or self.tried.contains(self.found, prereleases=True)
-
-    @property
-    def distribution(self) -> str:
-        """Name that pip knows it by."""
-        return self.name.replace("_", "-")
 
     def __str__(self) -> str:
         tried = "not recorded" if self.tried is None else describe_range(self.tried)
@@ -76,18 +73,26 @@ def installed_libraries() -> Iterator[Library]:
 
 def find_library(name: str) -> Library | None:
     """Return an installed library with its tried range; None if it is not installed."""
-    found = installed_version(name)
-    return None if found is None else Library(name, found, tried_ranges().get(_normal(name)))
+    for distribution in _distributions(name):
+        if (found := installed_version(distribution)) is not None:
+            return Library(name, _normal(distribution), found, tried_ranges().get(_normal(name)))
+    return None
 
 
 def installed_version(name: str) -> str | None:
     """Return the installed version of a distribution, or of another one that carries the same library."""
-    for distribution in (name, *_OTHER_NAMES.get(name, ())):
+    for distribution in _distributions(name):
         try:
-            return version(distribution)
+            found: str | None = version(distribution)
         except PackageNotFoundError:
             continue
+        if found:  # metadata may be broken
+            return found
     return None
+
+
+def _distributions(name: str) -> tuple[str, ...]:
+    return (name, *_OTHER_NAMES.get(name, ()))
 
 
 @lru_cache(maxsize=1)
@@ -100,10 +105,15 @@ def tried_ranges() -> dict[str, SpecifierSet]:
         lines = requires("personalitybench") or []
     except PackageNotFoundError:
         return {}
-    ranges = {}
-    for requirement in map(Requirement, lines):
+    ranges: dict[str, SpecifierSet] = {}
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            continue
         if any(specifier.operator in {"<", "<=", "=="} for specifier in requirement.specifier):
-            ranges[_normal(requirement.name)] = requirement.specifier
+            name = _normal(requirement.name)
+            ranges[name] = SpecifierSet(",".join({*map(str, requirement.specifier), *map(str, ranges.get(name, ()))}))
     return ranges
 
 
@@ -124,12 +134,16 @@ def drift_error(package: str, detail: str) -> DependencyDriftError:
     """
     library = find_library(package)
     if library is None:
-        return DependencyDriftError(f"{package} {detail}: the installed version is not known")
+        tried = tried_ranges().get(_normal(package))
+        known = f" (tried: {describe_range(tried)})" if tried else ""
+        return DependencyDriftError(f"{package} {detail}{known}: its metadata names no version, so install it again")
     if library.tried is None:
-        return DependencyDriftError(f"{package} {library.found} {detail}")
-    tried = describe_range(library.tried)
-    remedy = "report this with the model's name" if library.is_tried else f"install '{library.distribution}{tried}'"
-    return DependencyDriftError(f"{package} {library.found} {detail} (tried: {tried}): {remedy}")
+        return DependencyDriftError(
+            f"{package} {library.found} {detail}: install personalitybench again to see the tried versions"
+        )
+    tried_text = describe_range(library.tried)
+    remedy = "please report this" if library.is_tried else f"install '{library.distribution}{tried_text}'"
+    return DependencyDriftError(f"{package} {library.found} {detail} (tried: {tried_text}): {remedy}")
 
 
 def import_failure(error: ImportError, needed_for: str, extra: str) -> PersonalityBenchError:
@@ -142,12 +156,19 @@ def import_failure(error: ImportError, needed_for: str, extra: str) -> Personali
     """
     root = (error.name or "").partition(".")[0]
     remedy = f"pip install 'personalitybench[{extra}]'"
-    if root and find_spec(root) is None:
+    if root and not _can_be_found(root):
         return MissingDependencyError(f"{needed_for} needs {root}, which is not installed: {remedy}")
     first = " ".join(str(error).split()).partition(" (")[0]  # a path follows
     if root:
         return drift_error(root, f"lacks what {needed_for} needs ({first})")
     return MissingDependencyError(f"{needed_for} needs a package that is not installed ({first}): {remedy}")
+
+
+def _can_be_found(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # a module without a specification
+        return True
 
 
 @lru_cache(maxsize=1)

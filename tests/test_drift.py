@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,12 +20,12 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from personalitybench.activations import identification_transformers as identification  # noqa: E402
-from personalitybench.activations.calls import output_logits  # noqa: E402
+from personalitybench.activations.calls import ModelCall, generated_sequences, output_logits  # noqa: E402
 from personalitybench.activations.interventions import Operation  # noqa: E402
 from personalitybench.activations.layouts import find_gates  # noqa: E402
 from personalitybench.activations.statistics import StatisticsBuilder  # noqa: E402
 from personalitybench.activations.steering import end_tokens, steered  # noqa: E402
-from personalitybench.backends import adapter_products, grouped_attention, steerable  # noqa: E402
+from personalitybench.backends import grouped_attention  # noqa: E402
 from personalitybench.training.examples import Example  # noqa: E402
 from personalitybench.training.losses import answer_loss, check_padding, collate  # noqa: E402
 
@@ -124,8 +123,6 @@ def test_steering_with_renamed_arguments_gives_the_same_answers(
 def test_steering_with_a_cache_that_hides_its_length_counts_columns(
     expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from personalitybench.activations.calls import ModelCall
-
     monkeypatch.setattr(ModelCall, "_cached_columns", lambda _self: None)
     model = build(transformers.LlamaForCausalLM)
     with steered(model, find_gates(model), rows(), keep=0.7, stop_tokens=()):
@@ -198,27 +195,14 @@ def test_end_tokens_without_generation_settings_are_none() -> None:
 def test_counting_steps_whose_tokens_are_hidden_fails() -> None:
     model = build(transformers.LlamaForCausalLM)
     _tokens_pass_by_the_embedding(model)
-    gates = find_gates(model)
-    builder = StatisticsBuilder(LAYERS, NEURONS, 1, None, device=torch.device("cpu"))
-    parts, there = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)
-    with (
-        pytest.raises(DependencyDriftError, match="brought nothing to a decode step of 1 columns"),
-        identification._counting(model, gates, builder, parts=parts, there=there, stops=[EOS]),
-    ):
-        generate(model)
+    with pytest.raises(DependencyDriftError, match="gave the input embedding nothing instead of"):
+        count_steps(model)
 
 
 def test_counting_with_renamed_arguments_counts_the_same() -> None:
-    counts = []
-    for kind in (transformers.LlamaForCausalLM, RenamedKeywords):
-        model = build(kind)
-        builder = StatisticsBuilder(LAYERS, NEURONS, 1, None, device=torch.device("cpu"))
-        parts, there = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)
-        with identification._counting(model, find_gates(model), builder, parts=parts, there=there, stops=[EOS]):
-            generate(model)
-        counts.append(builder.counts[0].clone())
-    assert int(counts[0].sum()) > 0
-    assert torch.equal(*counts)
+    expected = count_steps(build(transformers.LlamaForCausalLM))
+    assert int(expected.sum()) > 0
+    assert torch.equal(count_steps(build(RenamedKeywords)), expected)
 
 
 def test_logits_of_a_tuple_are_found_by_their_width() -> None:
@@ -230,6 +214,126 @@ def test_logits_of_a_tuple_are_found_by_their_width() -> None:
 
 
 EXAMPLE = Example("a", "a?", tuple(range(5, 25)), (31, 8, 44, 1))
+
+
+def test_counting_past_the_activation_modules_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(transformers.LlamaForCausalLM)
+    silu = torch.nn.functional.silu
+    monkeypatch.setattr(  # as a fused kernel does: the function and not the module
+        type(model.model.layers[0].mlp),
+        "forward",
+        lambda self, x: self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x)),
+    )
+    with pytest.raises(DependencyDriftError, match="runs none of the activation modules of this llama model"):
+        count_steps(model)
+
+
+@pytest.mark.parametrize("chunk", [3, 4, 7, 8, 20])
+def test_prefill_in_chunks_of_any_size_steers_and_counts_the_same(chunk: int, expected: list[list[int]]) -> None:
+    model = build(transformers.LlamaForCausalLM)
+    with steered(model, find_gates(model), rows(), keep=0.7, stop_tokens=(), prompt_columns=8) as state:
+        assert generate(model, prefill_chunk_size=chunk) == expected
+    assert state.edited_tokens == [7, 0, 7]
+    assert torch.equal(count_steps(model, prefill_chunk_size=chunk), count_steps(model))
+
+
+def test_sequences_without_their_prompts_are_refused() -> None:
+    prompts = torch.tensor([[5, 6], [7, 8]])
+    whole = torch.tensor([[5, 6, 9], [7, 8, 9]])
+    assert generated_sequences(whole, prompts) is whole
+    assert generated_sequences(types.SimpleNamespace(sequences=whole), prompts) is whole
+    for wrong in (whole[:, 2:], whole[:1], {"sequences": whole}):
+        with pytest.raises(DependencyDriftError, match=r"gives (no )?sequences"):
+            generated_sequences(wrong, prompts)
+
+
+def test_an_embedding_that_gets_other_tokens_too_is_ambiguous() -> None:
+    class Twice(transformers.LlamaForCausalLM):
+        def forward(self, input_ids: Any = None, **kwargs: Any) -> Any:
+            output = super().forward(input_ids=input_ids, **kwargs)
+            self.get_input_embeddings()(torch.full_like(input_ids, EOS))
+            return output
+
+    class First(transformers.LlamaForCausalLM):
+        def forward(self, input_ids: Any = None, **kwargs: Any) -> Any:
+            self.get_input_embeddings()(torch.full_like(input_ids, EOS))
+            return super().forward(input_ids=input_ids, **kwargs)
+
+    model = build(Twice)  # after the layers: what counts is known by then
+    with steered(model, find_gates(model), rows(), stop_tokens=[EOS]) as state:
+        generate(model)
+    assert state.edited_tokens == [7, 0, 7]
+    model = build(First)
+    with pytest.raises(DependencyDriftError, match="gave the input embedding several batches of tokens"):
+        _steer(model, stop_tokens=[EOS])
+
+
+def count_steps(model: Any, **options: Any) -> Any:
+    """Active neurons of the decode steps, int32 [1, layers, neurons]."""
+    builder = StatisticsBuilder(LAYERS, NEURONS, 1, None, device=torch.device("cpu"))
+    parts, there = torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool)
+    with identification._counting(
+        model, find_gates(model), builder, parts=parts, there=there, stops=[EOS], prompt_columns=8
+    ):
+        generate(model, **options)
+    return builder.counts[0].clone()
+
+
+def _call(**values: Any) -> ModelCall:
+    call = ModelCall((), values)
+    call.tokens = torch.tensor([[0, 7, 9], [5, 6, 7]])
+    return call
+
+
+MASK = torch.tensor([[0, 1, 1], [1, 1, 1]])
+POSITIONS = torch.tensor([[1, 0, 1], [0, 1, 2]])
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"token_type_ids": torch.ones_like(MASK)},
+        {"image_mask": torch.zeros_like(MASK)},
+        {"token_type_ids": torch.zeros_like(MASK), "cache_position": torch.arange(3)},
+    ],
+)
+def test_the_padding_mask_is_told_from_arguments_that_look_like_it(others: dict[str, Any]) -> None:
+    call = _call(**others, attention_mask=MASK, position_ids=POSITIONS)
+    assert torch.equal(call.padding_mask(2, 3), MASK.bool())
+    assert torch.equal(call.positions(2, 0, 3), POSITIONS)
+
+
+def test_several_masks_of_unknown_names_are_refused() -> None:
+    with pytest.raises(DependencyDriftError, match="several arguments that could be the padding mask: seen, kinds"):
+        _call(seen=MASK, kinds=torch.ones_like(MASK)).padding_mask(2, 3)
+
+
+def test_equal_rows_of_positions_tell_of_no_padding() -> None:
+    assert _call(places=torch.tensor([[0, 1, 2]] * 2)).positions(2, 0, 3) is None
+    assert _call(places=torch.tensor([[0, 1, 2]])).positions(2, 0, 3) is None
+    assert torch.equal(_call(places=POSITIONS).positions(2, 0, 3), POSITIONS)
+
+
+def test_a_cache_whose_length_is_told_in_another_way_is_counted() -> None:
+    def needs_a_layer(layer: int) -> int:
+        return layer
+
+    for length in (needs_a_layer, lambda: None, lambda: torch.tensor([1, 2])):
+        assert ModelCall((), {"kv": types.SimpleNamespace(get_seq_length=length)}).cached_columns is None
+
+
+def test_going_on_from_a_cache_of_unknown_length_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(transformers.LlamaForCausalLM)
+    ids = torch.tensor([[5, 9, 11, 40, 3]])
+    cache = model(ids[:, :3], use_cache=True)
+    held = next(value for value in cache.values() if hasattr(value, "get_seq_length"))
+    monkeypatch.setattr(ModelCall, "_cached_columns", lambda _self: None)
+    name = next(name for name in CACHES if name in _parameters(transformers.LlamaForCausalLM))
+    with (
+        pytest.raises(DependencyDriftError, match="goes on from a cache that does not tell its length"),
+        steered(model, find_gates(model), rows()[:1], prompt_columns=5),
+    ):
+        model(ids[:, 3:], attention_mask=torch.ones_like(ids), **{name: held})
 
 
 def test_a_padding_mask_that_is_passed_over_fails_before_training() -> None:
@@ -260,127 +364,3 @@ def test_attention_that_is_not_told_stays_as_it_is(monkeypatch: pytest.MonkeyPat
     text_config = types.SimpleNamespace(num_attention_heads=4, num_key_value_heads=2)
     named = types.SimpleNamespace(get_text_config=lambda: text_config)
     assert not grouped_attention.group_queries(types.SimpleNamespace(config=named, device=torch.device("cpu")))
-
-
-# lm-eval and peft
-
-
-@pytest.mark.model
-def test_lm_eval_that_batches_otherwise_fails(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from lm_eval.models.huggingface import HFLM
-
-    from personalitybench.backends.loading import load_model
-    from tests.test_steerable import PROMPTS as TEXTS
-    from tests.test_steerable import request, save
-
-    model: Any = load_model("personalitybench-hf", {"pretrained": str(tiny_model), "dtype": "float32"}, 8, "cpu")
-    requests = [request(TEXTS[0], save(tmp_path / "one", 3.0)), request(TEXTS[1])]
-    monkeypatch.setattr(steerable, "plan_batches", lambda *_: [[0, 1]])  # the longer prompt comes first in lm-eval
-    with pytest.raises(DependencyDriftError, match=r"lm_eval .* forms other batches of the requests than were planned"):
-        model.generate_until(requests, disable_tqdm=True)
-    monkeypatch.undo()
-    assert len(model.generate_until(requests, disable_tqdm=True)) == 2
-    monkeypatch.setattr(HFLM, "generate_until", lambda _self, requests, disable_tqdm: ["unsteered"] * len(requests))
-    with pytest.raises(DependencyDriftError, match="answered 2 of 2 requests without calling _model_generate"):
-        model.generate_until(requests, disable_tqdm=True)
-
-
-@pytest.mark.model
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("scaling", "adds another product to a layer than is served here"),
-        ("missing", "has other layers than adapters are served with"),
-    ],
-)
-def test_peft_that_multiplies_otherwise_fails(
-    change: str, message: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
-
-    from personalitybench.backends.adapters import AdapterPool
-    from tests.test_adapters import write_adapter
-
-    folder = write_adapter(tiny_model, tmp_path / "adapter")
-    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
-    ids = torch.tensor([[5, 6, 7]])
-    plain = model(ids).logits
-    original = adapter_products.RowProducts.__init__
-
-    def doubled(self: Any, layer: Any, names: Any) -> None:
-        original(self, layer, names)
-        self._scales = self._scales * 2
-
-    wrapped = PeftModel.__init__
-
-    def renamed(self: Any, *args: Any, **options: Any) -> None:
-        wrapped(self, *args, **options)
-        for layer in (module for module in self.modules() if isinstance(module, LoraLayer)):
-            layer.scales = layer.__dict__.pop("scaling")
-
-    if change == "scaling":
-        monkeypatch.setattr(adapter_products.RowProducts, "__init__", doubled)
-    else:
-        monkeypatch.setattr(PeftModel, "__init__", renamed)
-    pool = AdapterPool(model)
-    with pytest.raises(DependencyDriftError, match=f"peft .*{message}"):
-        pool.names([(folder, 1.0)])
-    monkeypatch.undo()
-    if change == "scaling":
-        assert torch.equal(model(ids).logits, plain), "the model is as it was"
-        assert pool.names([(folder, 1.0)])[0] is not None
-
-
-# What comes from a package: the demo model and the judge that reads with it
-
-
-@pytest.mark.model
-def test_the_demo_model_is_converted_to_the_recorded_numbers(demo_model: Path) -> None:
-    from personalitybench import models
-
-    model = transformers.AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.bfloat16)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_model)
-    assert models._tensors_digest(model) == models.DEMO_MODEL.tensors_sha256
-    assert models._tokens_digest(tokenizer) == models.DEMO_MODEL.tokens_sha256
-
-
-@pytest.mark.model
-def test_a_conversion_to_other_numbers_is_refused(
-    demo_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from personalitybench import models
-
-    loaded = transformers.AutoModelForCausalLM.from_pretrained
-    changed = loaded(demo_model, dtype=torch.float32)
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_args, **_options: changed)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(demo_model)
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_args, **_options: tokenizer)
-    norm = changed.model.norm.weight.data.clone()
-    changed.model.norm.weight.data += 1
-    with pytest.raises(DependencyDriftError, match=r"expands the weights of x\.gguf to other numbers"):
-        models._convert(tmp_path / "x.gguf", tmp_path / "out", models.DEMO_MODEL)
-    changed.model.norm.weight.data = norm.to(torch.bfloat16)
-    tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    with pytest.raises(DependencyDriftError, match=r"reads text with other tokens by the tokenizer of x\.gguf"):
-        models._convert(tmp_path / "x.gguf", tmp_path / "out", models.DEMO_MODEL)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.model
-def test_a_judge_that_reads_another_layer_is_refused(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from personalitybench.judging import features
-    from personalitybench.resources import bundled
-
-    reader = features.AnswerReader()
-    folder = bundled("judges", "offline")
-    features.check_reader(reader, folder)
-    for layer in (features.LAYER - 1, features.LAYER + 1):
-        monkeypatch.setattr(features, "LAYER", layer)
-        with pytest.raises(DependencyDriftError, match="reads the offline judge's reference text otherwise"):
-            features.check_reader(reader, folder)
-    monkeypatch.setattr(features, "LAYER", 99)
-    with pytest.raises(DependencyDriftError, match="gives no hidden states of layer 99"):
-        features.check_reader(reader, folder)

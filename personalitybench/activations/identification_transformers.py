@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from personalitybench.activations.bins import Bins
-from personalitybench.activations.calls import ModelCall, describe, followed, generated_sequences, run_forward
+from personalitybench.activations.calls import ModelCall, followed, generated_sequences, run_forward
 from personalitybench.activations.identification import (
     Decoding,
     Report,
@@ -29,7 +29,7 @@ from personalitybench.activations.layouts import Gates, captured, find_gates
 from personalitybench.activations.statistics import GateStatistics, StatisticsBuilder, StatisticsSource
 from personalitybench.activations.steering import end_tokens
 from personalitybench.activations.token_rules import token_mask
-from personalitybench.errors import ModelError
+from personalitybench.errors import DependencyDriftError, ModelError
 from personalitybench.files import JsonLines
 from personalitybench.versions import drift_error
 
@@ -77,7 +77,7 @@ class TransformersEngine:
         for batch in batches(prompts, decoding.batch_size):
             if all(identity in done for identity, _ in batch):
                 continue
-            rows = [row for row in self._answer(batch, decoding) if row["id"] not in done]
+            rows = [row for row in self._answer(batch, self._encode(batch), decoding) if row["id"] not in done]
             lines.append(rows)
             done.update(row["id"] for row in rows)
             report("answers", len(done), len(prompts))
@@ -129,8 +129,12 @@ class TransformersEngine:
             if there.all():
                 continue
             parts = torch.tensor([part_of(identity, shards) for identity, _ in batch], device=self.model.device)
-            with _counting(self.model, gates, builder, parts=parts, there=there, stops=self._stops):
-                rows = [row for row in self._answer(batch, decoding) if row["id"] not in done]
+            encoded = self._encode(batch)
+            width = encoded["input_ids"].shape[1]
+            with _counting(
+                self.model, gates, builder, parts=parts, there=there, stops=self._stops, prompt_columns=width
+            ):
+                rows = [row for row in self._answer(batch, encoded, decoding) if row["id"] not in done]
             lines.append(rows)
             done.update(row["id"] for row in rows)
             report("answers and statistics", len(done), len(prompts))
@@ -140,8 +144,8 @@ class TransformersEngine:
         gates = find_gates(self.model)
         return gates, StatisticsBuilder(gates.layers, gates.neurons, shards, bins, device=self.model.device)
 
-    def _answer(self, batch: Sequence[tuple[str, str]], decoding: Decoding) -> list[dict[str, Any]]:
-        """Answer a batch of prompts; gives the lines to keep."""
+    def _encode(self, batch: Sequence[tuple[str, str]]) -> Any:
+        """Encode a batch of prompts, padded on the left."""
         encoded = self.tokenizer(
             [text for _, text in batch],
             return_tensors="pt",
@@ -149,20 +153,30 @@ class TransformersEngine:
             padding_side="left",
             add_special_tokens=False,
         ).to(self.model.device)
-        with torch.inference_mode():
-            output = self.model.generate(
-                **encoded,
-                max_new_tokens=decoding.max_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                repetition_penalty=decoding.repetition_penalty,
-                eos_token_id=self._stops or None,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
-        output = generated_sequences(output)
+        if not bool(encoded["attention_mask"][:, -1].all()):
+            raise drift_error("transformers", "pads prompts on the right although padding_side says left")
+        return encoded
+
+    def _answer(self, batch: Sequence[tuple[str, str]], encoded: Any, decoding: Decoding) -> list[dict[str, Any]]:
+        """Answer a batch of encoded prompts; gives the lines to keep."""
+        try:
+            with torch.inference_mode():
+                output = self.model.generate(
+                    **encoded,
+                    max_new_tokens=decoding.max_tokens,
+                    do_sample=False,
+                    temperature=None,
+                    top_p=None,
+                    top_k=None,
+                    repetition_penalty=decoding.repetition_penalty,
+                    eos_token_id=self._stops or None,
+                    pad_token_id=self.tokenizer.pad_token_id,
+                )
+        except (TypeError, ValueError) as error:
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise drift_error("transformers", f"refuses a call of generate ({first})") from error
         prompts, seen = encoded["input_ids"], encoded["attention_mask"].bool()
+        output = generated_sequences(output, prompts)
         rows = []
         for place, (identity, _) in enumerate(batch):
             answer = self._until_end(output[place, prompts.shape[1] :].tolist())
@@ -202,11 +216,17 @@ class TransformersEngine:
         shard = torch.tensor([part_of(row["id"], shards) for row in batch], device=device)
         shard_of_token = shard.unsqueeze(1).expand(-1, width)[counted]
 
+        visited = False
+
         def visit(layer: int, activation: Tensor) -> None:
+            nonlocal visited
+            visited = True
             builder.add(layer, activation[counted], shard_of_token)
 
         with torch.inference_mode(), captured(gates, visit):
             run_forward(self.model, ids.to(device), mask.to(device), logits_to_keep=1)
+        if not visited:
+            raise _bypassed(gates)
 
     def _until_end(self, tokens: list[int]) -> list[int]:
         """An answer up to and with its first end token; the rest of the row is padding."""
@@ -224,9 +244,16 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 @contextmanager
 def _counting(
-    model: Any, gates: Gates, builder: StatisticsBuilder, *, parts: Tensor, there: Tensor, stops: Sequence[int]
+    model: Any,
+    gates: Gates,
+    builder: StatisticsBuilder,
+    *,
+    parts: Tensor,
+    there: Tensor,
+    stops: Sequence[int],
+    prompt_columns: int,
 ) -> Iterator[None]:
-    """Count the decode steps of one ``generate()``: the first call of the model is the prefill, the others are steps.
+    """Count the decode steps of one ``generate()``: one column each, after the columns of the prompt.
 
     A row has finished once an end token is among its inputs: that one is the last token of its answer, which a batch
     of one would never be given. Rows that were ``there`` before were counted before.
@@ -235,34 +262,48 @@ def _counting(
     finished = there.clone()
     live: Tensor | None = None
     call: ModelCall | None = None
-    calls = 0
+    started = False
+    end = 0
 
     def begin(new: ModelCall) -> None:
-        nonlocal call, calls, live
-        call, live = new, None
-        calls += 1
+        nonlocal call, live, started
+        call, live, started = new, None, True
 
-    def unfinished(columns: int) -> Tensor:
-        tokens = None if call is None else call.tokens
-        if columns != 1 or tokens is None or tuple(tokens.shape) != (len(parts), 1):
-            got = "nothing" if tokens is None else describe(tokens)
+    def lay_out(columns: int) -> None:
+        """Find the place of a call in the answers, and the rows that are counted in it."""
+        nonlocal end, live
+        if call is None:
+            raise ModelError("an activation ran outside of a call of the model: give the causal language model itself")
+        place, end = end, end + columns
+        in_prompt = end <= prompt_columns
+        if call.cached_columns not in {None, place} or not (in_prompt or (columns == 1 and place >= prompt_columns)):
             raise drift_error(
                 "transformers",
-                f"brought {got} to a decode step of {columns} columns where [{len(parts)}, 1] tokens were expected; "
-                "statistics_pass: teacher-forcing counts without decode steps",
+                f"brought columns {call.cached_columns or place} to {end} at once after {place}, prompts having "
+                f"{prompt_columns}; statistics of teacher-forced answers do without decode steps",
             )
-        finished.logical_or_(torch.isin(tokens[:, 0].to(ends.device), ends))
-        return ~finished
+        if not in_prompt:
+            tokens = call.require_tokens(len(parts), 1, "the end of an answer is not known")
+            finished.logical_or_(torch.isin(tokens[:, 0].to(ends.device), ends))
+            live = ~finished
 
     def visit(layer: int, activation: Tensor) -> None:
-        nonlocal live
-        if calls == 0:
-            raise ModelError("an activation ran outside of a call of the model: give the causal language model itself")
-        if calls == 1:
-            return
-        if live is None:
-            live = unfinished(activation.shape[1])
-        builder.add(layer, activation[live, 0], parts[live])
+        nonlocal started
+        if started or call is None:
+            started = False
+            lay_out(activation.shape[1])
+        if live is not None:
+            builder.add(layer, activation[live, 0], parts[live])
 
     with followed(model, begin), captured(gates, visit):
         yield
+    if started:  # a call began, and no activation came
+        raise _bypassed(gates)
+
+
+def _bypassed(gates: Gates) -> DependencyDriftError:
+    return drift_error(
+        "transformers",
+        f"runs none of the activation modules of this {gates.family} model (so do fused and compiled kernels), so "
+        "nothing was counted",
+    )

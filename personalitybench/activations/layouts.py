@@ -128,6 +128,9 @@ def find_gates(model: nn.Module) -> Gates:
     if layout is None:
         raise _refusal(family, config)
     text: Any = config.text_config if family != named else config
+    for name in ("num_hidden_layers", "intermediate_size"):
+        if not isinstance(getattr(text, name, None), int):
+            raise drift_error("transformers", f"gives the configuration of this {family} model no number {name}")
     decoder = _decoder(model, family)
     _refuse_compiled(model, decoder, family)
     layers = list(decoder.layers)

@@ -135,30 +135,37 @@ class Steering:
         if self._drawn and start < width:
             self._pads = self._padding(call, mask, start, columns)
         if step.edit_from < end:
-            self._find_active(step, output.device, call.tokens, mask)
+            self._find_active(step, output.device, call, mask)
         return step
 
     def _start(self, call: ModelCall, columns: int) -> int:
-        """Count the column at which a call begins; the call's cache must agree where it can be asked.
+        """Count the column at which a call begins; its cache and its mask must agree where they tell.
 
         Raises:
             ConfigurationError: The context is used for a second batch.
             NeedsNotMetError: Columns are repeated or left out, as in assisted decoding.
+            DependencyDriftError: The first call goes on from a cache that does not tell its length.
         """
-        cached = call.cached_columns
+        cached, widest = call.cached_columns, call.widest(len(self.rows))
         if self._end == 0:
-            return cached or 0  # the first call may go on from a cache
+            if cached is None and widest > columns:
+                raise drift_error("transformers", "goes on from a cache that does not tell its length")
+            return cached or 0
         if cached == 0:
             raise ConfigurationError("steered() covers one call of generate(): open a new context for the next batch")
         start = self._end if cached is not None or columns <= self._end else 0
-        if cached not in {None, start}:
+        end = start + columns
+        seen = cached if cached is not None else start if widest <= columns else widest - columns
+        prompt_done = self._width is not None and self._end >= self._width
+        if seen != start or (prompt_done and end != self._end + 1 and self._prompt_columns is not None):
             raise NeedsNotMetError(
-                f"steered generation went from column {self._end} to {cached}: assisted decoding cannot be steered"
+                f"steered generation went from column {self._end} to {seen} with {columns} tokens: assisted decoding, "
+                "guidance and whatever else calls the model out of turn cannot be steered"
             )
-        if self._prompt_columns is None and start + columns != self._end + 1:
+        if self._prompt_columns is None and end != self._end + 1:
             raise NeedsNotMetError(
-                f"a steered step brought {start + columns - self._end} tokens at once, so the end of the prompt is not "
-                "known: say prompt_columns= (prefill in chunks needs it)"
+                f"a steered step brought {end - self._end} tokens at once, so the end of the prompt is not known: say "
+                "prompt_columns= (prefill in chunks needs it)"
             )
         return start
 
@@ -176,7 +183,7 @@ class Steering:
             )
         return self._pads
 
-    def _find_active(self, step: _Step, device: torch.device, inputs: Tensor | None, mask: Tensor | None) -> None:
+    def _find_active(self, step: _Step, device: torch.device, call: ModelCall, mask: Tensor | None) -> None:
         """Mark the rows that are steered in each edited column: not the unsteered, not those that have finished."""
         first, end, width = step.edit_from, step.end, step.prompt_columns
         active = (self._slot.to(device) > 0).unsqueeze(1).repeat(1, end - first)
@@ -186,13 +193,7 @@ class Steering:
         if self._finished is not None and step.start > 0:
             finished = self._finished.to(device)
         if answer_from < end and len(self._stop):
-            if inputs is None or tuple(inputs.shape) != (len(self.rows), end - step.start):
-                got = "nothing" if inputs is None else describe(inputs)
-                raise drift_error(
-                    "transformers",
-                    f"gave the input embedding {got} instead of [{len(self.rows)}, {end - step.start}] tokens, so the "
-                    "end of an answer is not known",
-                )
+            inputs = call.require_tokens(len(self.rows), end - step.start, "the end of an answer is not known")
             stopped = torch.isin(inputs[:, answer_from - step.start :].to(device), self._stop.to(device))
             over = (stopped.cumsum(1) > 0) | finished.unsqueeze(1)
             active[:, answer_from - first :] &= ~over
@@ -230,6 +231,12 @@ class Steering:
                 raise ModelError(
                     f"{self._sites[layer]} gave {list(output.shape)}, expected [{len(self.rows)}, "
                     f"{step.end - step.start}, neurons]: this model cannot be steered here"
+                )
+            if output.shape[-1] != self._tables[layer][0].shape[-1]:
+                raise drift_error(
+                    "transformers",
+                    f"gives {describe(output)} from {self._sites[layer]} instead of "
+                    f"{self._tables[layer][0].shape[-1]} neurons",
                 )
             self._reached.add(layer)
             if step.active is None:
@@ -338,7 +345,8 @@ def steered(
             clamps always stay.
         seed: Of that draw.
         prompt_columns: Width of the padded prompts; by default that of the first call. Needed where a prompt
-            comes in chunks, or prompt and answer in one call.
+            comes in chunks (``prefill_chunk_size``; the last chunk may have one column and look like a step), or
+            prompt and answer in one call.
         stop_tokens: Tokens that end an answer; by default the end tokens of ``model.generation_config``. What
             ``generate`` is told otherwise must be told here: a row is steered up to its first stop token. (Padding
             tells nothing: a model may generate that token in mid-answer.)
@@ -406,5 +414,7 @@ def _for_each(name: str, value: T | Sequence[T], rows: int) -> list[T]:
 def end_tokens(model: nn.Module) -> set[int]:
     """Tokens at which ``generate`` of a transformers model stops, by its generation settings; may be empty."""
     value: Any = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    if isinstance(value, Tensor):
+        value = value.flatten().tolist()
     values = value if isinstance(value, (list, tuple, set)) else [value]
     return {int(token) for token in values if token is not None}

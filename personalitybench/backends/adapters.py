@@ -27,7 +27,7 @@ from torch.utils.hooks import RemovableHandle
 
 from personalitybench.backends.adapter_files import AdapterConfig, AdapterFiles, Stamp, file_stamp, read_adapter
 from personalitybench.backends.adapter_products import RowProducts
-from personalitybench.errors import ConfigurationError, ModelError, StorageError
+from personalitybench.errors import ConfigurationError, DependencyDriftError, ModelError, StorageError
 from personalitybench.versions import drift_error
 
 # How peft names the weights of plain LoRA on a linear layer.
@@ -251,7 +251,31 @@ class AdapterPool:
         self, name: str, files: AdapterFiles, weights: dict[str, Tensor], modules: list[str], strength: float
     ) -> None:
         """Give an adapter to peft, which then holds it and serves nobody with it."""
-        config = files.config
+        try:
+            # peft draws the matrices before they are loaded: the drawing of answers must not notice. What it warns of,
+            # weights too many or too few, is checked.
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("ignore")
+                self._give_to_peft(name, files.config, weights, modules, strength)
+            self._model.eval()  # what peft adds comes in training mode
+            for layer in self._layers():
+                layer.enable_adapters(False)
+            self._check_loaded(name, weights, modules)
+        except (AttributeError, TypeError, KeyError) as error:
+            self._forget(name)
+            raise drift_error("peft", f"loads or switches adapters in another way ({error})") from error
+        except (ValueError, RuntimeError) as error:
+            self._forget(name)
+            first = str(error).strip().splitlines()[0]
+            raise ModelError(f"peft cannot load adapter {files.folder} into this model: {first}") from error
+        except DependencyDriftError:
+            self._forget(name)
+            raise
+        self._prove_products(name)
+
+    def _give_to_peft(
+        self, name: str, config: AdapterConfig, weights: dict[str, Tensor], modules: list[str], strength: float
+    ) -> None:
         alpha: Any = config.lora_alpha * strength  # peft says int, and takes any number
         ours = LoraConfig(
             task_type="CAUSAL_LM",
@@ -263,30 +287,25 @@ class AdapterPool:
             alpha_pattern={key: own * strength for key, own in config.alpha_pattern.items()},
             target_modules=modules,
         )
-        # peft draws the matrices before they are loaded: the drawing of answers must not notice.
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")  # what it warns of, weights too many or too few, was checked
-            try:
-                if self._peft is None:
-                    self._peft = PeftModel(self._model, ours, name)
-                else:
-                    self._peft.add_adapter(name, ours)
-                result: Any = set_peft_model_state_dict(self._peft, weights, name)
-                lost = [key for key in result.missing_keys if f".{name}." in key] + list(result.unexpected_keys)
-            except AttributeError as error:
-                self._forget(name)
-                raise drift_error("peft", f"has other layers than adapters are served with ({error})") from error
-            except (ValueError, RuntimeError, KeyError, TypeError) as error:
-                self._forget(name)
-                first = str(error).strip().splitlines()[0]
-                raise ModelError(f"peft cannot load adapter {files.folder} into this model: {first}") from error
-        if lost:
-            self._forget(name)
-            raise ModelError(f"peft loaded adapter {files.folder} without {lost[0]}: fit the method for this model")
-        self._model.eval()  # what peft adds comes in training mode
-        for layer in self._layers():
-            layer.enable_adapters(False)
-        self._prove_products(name)
+        if self._peft is None:
+            self._peft = PeftModel(self._model, ours, name)
+        else:
+            self._peft.add_adapter(name, ours)
+        set_peft_model_state_dict(self._peft, weights, name)
+
+    def _check_loaded(self, name: str, weights: dict[str, Tensor], modules: list[str]) -> None:
+        """Compare what peft holds of an adapter with its file.
+
+        Raises:
+            DependencyDriftError: A layer has no adapter, or other matrices.
+        """
+        for module in modules:
+            layer: Any = self._model.get_submodule(module)
+            for part in ("A", "B"):
+                held = getattr(layer, f"lora_{part}")[name].weight
+                given = weights[f"base_model.model.{module}.lora_{part}.weight"]
+                if not torch.equal(held.detach(), given.to(held.device, held.dtype)):
+                    raise drift_error("peft", f"loaded other matrices than those of the file into {module}")
 
     def _prove_products(self, name: str) -> None:
         """Compare our product of an adapter with peft's own, in one layer and on random input.
@@ -294,10 +313,10 @@ class AdapterPool:
         Raises:
             DependencyDriftError: They differ, or peft's layer does not have the attributes that are read.
         """
-        layer = next(layer for layer in self._layers() if name in layer.lora_A)
         try:
+            layer = next(layer for layer in self._layers() if name in layer.lora_A)
             found, expected = self._products(layer, name)
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, StopIteration) as error:
             self._forget(name)
             raise drift_error("peft", f"has other layers than adapters are served with ({error})") from error
         distance = float((found - expected).abs().max())
@@ -325,9 +344,9 @@ class AdapterPool:
     def _forget(self, name: str) -> None:
         """Take away what peft has of an adapter that could not be loaded whole."""
         for layer in self._layers():
-            with suppress(AttributeError, KeyError):  # of a peft that has other layers, which is told already
+            with suppress(AttributeError, KeyError, TypeError):  # of a peft that changed, which is told already
                 layer.delete_adapter(name)
-            layer.enable_adapters(False)
+                layer.enable_adapters(False)
         if self._peft is not None:
             self._peft.peft_config.pop(name, None)
 

@@ -18,7 +18,7 @@ from lm_eval.models.utils import Collator
 from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VLLM
 from personalitybench.errors import ModelError
 from personalitybench.models import resolve_model
-from personalitybench.versions import import_failure, warn_of_untried_versions
+from personalitybench.versions import drift_error, import_failure, warn_of_untried_versions
 
 # Model types that load weights themselves; the others are spoken to by the name of a model.
 LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm", STEERABLE, STEERABLE_VLLM})
@@ -82,7 +82,7 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
             model: LM = kind.create_from_arg_obj(dict(args), {"batch_size": batch_size, "device": device})
         except ImportError as error:
             raise import_failure(error, f"backend {backend!r}", _extra(backend)) from error
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"backend {backend!r} cannot load a model with {dict(args)}: {first}") from error
         if is_transformers(backend):
@@ -111,8 +111,11 @@ def plan_batches(model: LM, requests: Sequence[Instance], batch_size: int) -> li
         return {key: value for key, value in request.args[1].items() if key != "extra_args"}
 
     items = [(request.args[0], settings(request), index) for index, request in enumerate(requests)]
-    collator = Collator(items, sort_fn=sort_key, group_fn=lambda item: item[1], group_by="gen_kwargs")
-    return [[item[2] for item in batch] for batch in collator.get_batched(n=batch_size)]
+    try:
+        collator = Collator(items, sort_fn=sort_key, group_fn=lambda item: item[1], group_by="gen_kwargs")
+        return [[item[2] for item in batch] for batch in collator.get_batched(n=batch_size)]
+    except (TypeError, AttributeError) as error:
+        raise drift_error("lm_eval", f"forms batches in another way ({error})") from error
 
 
 def has_chat_template(model: LM) -> bool:

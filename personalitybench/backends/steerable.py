@@ -6,7 +6,7 @@ was steered (the canary): as many tokens were edited as were generated, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,7 +22,6 @@ from personalitybench.activations.calls import generated_sequences, output_logit
 from personalitybench.activations.interventions import Intervention
 from personalitybench.activations.layouts import Gates, find_gates
 from personalitybench.activations.steering import Row, Steering, end_tokens, steered
-from personalitybench.backends.loading import plan_batches
 from personalitybench.backends.needs import CAPABILITIES, STEERABLE
 from personalitybench.backends.wishes import Wish
 from personalitybench.errors import ConfigurationError, ModelError
@@ -41,6 +40,17 @@ class _Order:
     adapter: str | None = None  # as the pool of adapters names it, strength included
 
 
+class _Prompt(str):
+    """A prompt that carries its wish through lm-eval's sorting and batching."""
+
+    wish: Wish | None
+
+    def __new__(cls, text: str, wish: Wish | None) -> _Prompt:
+        prompt = super().__new__(cls, text)
+        prompt.wish = wish
+        return prompt
+
+
 @register_model(STEERABLE)
 class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
     """transformers through lm-eval, with edits of gate activations and with LoRA adapters.
@@ -56,7 +66,8 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         super().__init__(*args, **kwargs)
         self.steered_tokens = 0
         self.adapted_answers = 0
-        self._waiting: list[tuple[str, Wish | None]] = []
+        self._unserved = 0  # wishes of the requests that are being answered
+        self._encoded: list[Any] = []  # the prompts of the batch that was encoded last
         self._proven: set[_Order] = set()
         self._interventions: dict[Path, Intervention] = {}
 
@@ -83,17 +94,17 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
             ModelError: The canary failed, or an adapter or an intervention is for another model.
             DependencyDriftError: lm-eval batches requests in another way, or passes by this class.
         """
-        wishes = [_wish(request) for request in requests]
-        plain = [_without_wish(request) for request in requests]
-        # lm-eval sorts requests by length; the wishes wait in the same order, and each batch is checked against it.
-        order = [index for batch in plan_batches(self, plain, len(plain)) for index in batch]
-        self._waiting = [(plain[index].args[0], wishes[index]) for index in order]
-        answers: list[str] = super().generate_until(plain, disable_tqdm=disable_tqdm)
-        if self._waiting:
-            raise drift_error(
-                "lm_eval", f"answered {len(self._waiting)} of {len(plain)} requests without calling _model_generate"
-            )
+        marked = [_marked(request) for request in requests]
+        self._unserved = sum(request.args[0].wish is not None for request in marked)
+        answers: list[str] = super().generate_until(marked, disable_tqdm=disable_tqdm)
+        if self._unserved:
+            raise drift_error("lm_eval", f"answered {self._unserved} requests without calling _model_generate")
         return answers
+
+    def tok_batch_encode(self, strings: Any, *args: Any, **kwargs: Any) -> Any:
+        """Encode prompts; see lm-eval. Those of a batch come right before it is answered."""
+        self._encoded = list(strings)
+        return super().tok_batch_encode(strings, *args, **kwargs)
 
     def get_model_info(self) -> dict[str, Any]:
         """Add what was steered and adapted to what lm-eval records of the model."""
@@ -102,40 +113,38 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
             info["model_num_parameters"] -= self._adapters.parameters
         return info | {"steered_tokens": self.steered_tokens, "adapted_answers": self.adapted_answers}
 
-    def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **kwargs: Any) -> torch.Tensor:
-        wishes = self._take_wishes(context, kwargs["attention_mask"])
+    def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+        """Generate the answers of a batch; see lm-eval, whose arguments are handed on as they come."""
+        answer: Callable[..., Any] = super()._model_generate
+        if not self._unserved:
+            return answer(*args, **kwargs)
+        context, mask = _context_and_mask([*args, *kwargs.values()])
+        wishes = self._take_wishes(len(context))
         if not any(wishes):
-            plain: torch.Tensor = super()._model_generate(context, max_length, stop, **kwargs)
-            return plain
+            return answer(*args, **kwargs)
         orders = [
             _Order(wish, self._row(wish), adapter)
             for wish, adapter in zip(wishes, self._load_adapters(wishes), strict=True)
         ]
-        with self._altered(orders) as steering:
-            output = generated_sequences(super()._model_generate(context, max_length, stop, **kwargs))
+        with self._altered(orders, prompt_columns=context.shape[1]) as steering:
+            output = generated_sequences(answer(*args, **kwargs), context)
         if steering is not None:
             self._check_counts(steering, wishes, output[:, context.shape[1] :])
         self.adapted_answers += sum(order.adapter is not None for order in orders)
-        self._check_logits(orders, output, context.shape[1], kwargs["attention_mask"])
+        self._check_logits(orders, output, context.shape[1], mask)
+        self._unserved -= sum(wish is not None for wish in wishes)
         return output
 
-    def _take_wishes(self, context: torch.Tensor, mask: torch.Tensor) -> list[Wish | None]:
-        """Take the wishes of a batch, once it is sure that its rows are the prompts whose wishes come next.
+    def _take_wishes(self, rows: int) -> list[Wish | None]:
+        """Take the wishes of a batch from its prompts.
 
         Raises:
-            DependencyDriftError: They are other prompts.
+            DependencyDriftError: lm-eval encoded something else than its prompts right before.
         """
-        batch, self._waiting = self._waiting[: len(context)], self._waiting[len(context) :]
-        wishes = [wish for _, wish in batch]
-        if len(batch) != len(context):
-            raise drift_error("lm_eval", f"sent a batch of {len(context)} rows where {len(batch)} requests are left")
-        if not any(wishes):
-            return wishes
-        for (prompt, _), row, seen in zip(batch, context, mask, strict=True):
-            tokens = row[seen.bool()].tolist()
-            if self.tok_batch_encode([prompt])[0][0].tolist()[-len(tokens) :] != tokens:
-                raise drift_error("lm_eval", "forms other batches of the requests than were planned")
-        return wishes
+        prompts, self._encoded = self._encoded, []
+        if len(prompts) != rows or not all(isinstance(prompt, _Prompt) for prompt in prompts):
+            raise drift_error("lm_eval", f"does not encode the {rows} prompts of a batch right before it is answered")
+        return [prompt.wish for prompt in prompts]
 
     def _load_adapters(self, wishes: Sequence[Wish | None]) -> list[str | None]:
         """Have the adapters of a batch loaded; None for a row that has none."""
@@ -229,6 +238,18 @@ def _wish(request: Instance) -> Wish | None:
     return wish if wish is not None and (wish.has_adapter or wish.intervention is not None) else None
 
 
-def _without_wish(request: Instance) -> Instance:
+def _marked(request: Instance) -> Instance:
+    """Return a request whose prompt carries its wish, and whose settings do not."""
     prompt, settings = request.args[:2]
-    return replace(request, arguments=(prompt, {k: v for k, v in settings.items() if k != "extra_args"}))
+    plain = {key: value for key, value in settings.items() if key != "extra_args"}
+    return replace(request, arguments=(_Prompt(prompt, _wish(request)), plain))
+
+
+def _context_and_mask(values: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the tokens of a batch and their padding mask, int64 [rows, columns] each, among lm-eval's arguments."""
+    tables = [value for value in values if isinstance(value, torch.Tensor) and value.dim() == 2]
+    masks = [value for value in tables if bool(((value == 0) | (value == 1)).all()) and value.shape == tables[0].shape]
+    contexts = [value for value in tables if not any(value is mask for mask in masks)]
+    if len(contexts) != 1 or len(masks) != 1:
+        raise drift_error("lm_eval", f"generates from {len(tables)} tables instead of prompts and their padding mask")
+    return contexts[0], masks[0]

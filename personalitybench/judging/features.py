@@ -22,7 +22,7 @@ from personalitybench.judging.base import is_readable
 from personalitybench.metrics.fluency import measure_text
 from personalitybench.models import DEMO_MODEL, packaged_folder
 from personalitybench.resources import bundled
-from personalitybench.versions import drift_error, import_failure
+from personalitybench.versions import drift_error, import_failure, warn_of_untried_versions
 
 LAYER = 15  # of 30; chosen by cross-validation over questions, see judges/offline/report.md
 MAX_TOKENS = 512
@@ -84,10 +84,12 @@ class AnswerReader:
         ids = torch.tensor([self._prefix + tokens], device=self._device)
         with torch.inference_mode():
             output = run_forward(self._model, ids, torch.ones_like(ids), output_hidden_states=True)
-            states = getattr(output, "hidden_states", None)
-            if states is None or len(states) <= LAYER:
-                raise drift_error("transformers", f"gives no hidden states of layer {LAYER}: {describe(output)}")
-            state = states[LAYER][0, start:].float().mean(0)
+            try:
+                state = output.hidden_states[LAYER][0, start:].float().mean(0)
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
+                raise drift_error(
+                    "transformers", f"gives no hidden states of layer {LAYER}: {describe(output)} ({error})"
+                ) from error
             logits = output_logits(output, self._model)
             likelihood = torch.log_softmax(logits[0, start - 1 : -1].float(), dim=-1)
             losses = -likelihood.gather(1, ids[0, start:, None])[:, 0]
@@ -145,6 +147,7 @@ def check_reader(reader: AnswerReader, folder: Path) -> None:
 @lru_cache(maxsize=1)
 def shared_reader() -> AnswerReader:
     """Return the one reader of a process, checked against the record beside the bundled heads."""
+    warn_of_untried_versions()
     reader = AnswerReader()
     check_reader(reader, bundled("judges", "offline"))
     return reader

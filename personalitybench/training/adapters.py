@@ -31,6 +31,7 @@ from personalitybench.training.checkpoints import Checkpoints, Progress
 from personalitybench.training.curves import CURVE, Curve, HeldOutLoss, StepLoss
 from personalitybench.training.examples import Example, ExampleSet, derived_seed, epoch_order
 from personalitybench.training.losses import answer_loss, check_padding, chunks, collate, mean_loss, mixed_precision
+from personalitybench.versions import drift_error
 
 CHECKPOINT_SECONDS = 30.0
 """Time between two checkpoints; one is also written at the end of every epoch."""
@@ -219,6 +220,7 @@ class _Training:
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
+        self._check_parameters()
         self.progress = Progress(
             identity=checkpoints.identity, parameters=sum(one.numel() for one in self.parameters.values())
         )
@@ -226,6 +228,24 @@ class _Training:
         if found is not None:
             self._restore(*found)
         self._clock = self._kept = time.monotonic()
+
+    def _check_parameters(self) -> None:
+        """See that the matrices of the adapter, and nothing else, are trained, in float32, and can be saved.
+
+        Raises:
+            DependencyDriftError: peft trains, holds or names something else.
+        """
+        strange = [name for name, one in self.parameters.items() if "lora_" not in name or one.dtype != torch.float32]
+        layers = [module for module in self.model.modules() if isinstance(module, LoraLayer)]
+        if strange or not layers or len(self.parameters) != 2 * len(layers):
+            raise drift_error(
+                "peft",
+                f"trains {len(self.parameters)} tensors in {len(layers)} adapted layers where two matrices in float32 "
+                f"each were expected{f': {strange[0]} is none' if strange else ''}",
+            )
+        saved = _adapter_tensors(self.adapted)
+        if len(saved) != len(self.parameters) or not all("lora_" in name for name in saved):
+            raise drift_error("peft", f"saves {len(saved)} of {len(self.parameters)} matrices of an adapter")
 
     def run(self) -> None:
         """Train, with a checkpoint every :data:`CHECKPOINT_SECONDS` and after every epoch."""
@@ -244,8 +264,7 @@ class _Training:
             if time.monotonic() - self._kept >= CHECKPOINT_SECONDS:
                 self._keep()
         self._count_time()
-        final = get_peft_model_state_dict(self.adapted, save_embedding_layers=False)
-        self.checkpoints.finish(progress, final)
+        self.checkpoints.finish(progress, _adapter_tensors(self.adapted))
 
     def _step(self, step: int) -> None:
         """One step of the optimiser on one batch."""
@@ -303,6 +322,21 @@ class _Training:
         now = time.monotonic()
         self.progress.seconds = round(self.progress.seconds + now - self._clock, 3)
         self._clock = now
+
+
+def _adapter_tensors(adapted: Any) -> dict[str, Tensor]:
+    """Weights of an adapter by the names that peft saves them under.
+
+    Raises:
+        DependencyDriftError: peft gives them in another way.
+    """
+    try:
+        found: Any = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise drift_error("peft", f"gives the weights of an adapter in another way ({error})") from error
+    if not isinstance(found, dict):
+        raise drift_error("peft", f"gives the weights of an adapter as a {type(found).__name__}")
+    return found
 
 
 @contextmanager
