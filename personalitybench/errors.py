@@ -26,6 +26,10 @@ class ModelError(PersonalityBenchError):
     """A model cannot be found, fetched, converted or loaded."""
 
 
+class UnreadableModelError(ModelError):
+    """A folder or file of a local model cannot be read: a pipe, a device, a broken link, no permission."""
+
+
 class JudgeError(PersonalityBenchError):
     """A judge behind an API refuses to work at all: its key, its quota, or what it was asked. Trying on is useless."""
 

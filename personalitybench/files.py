@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from personalitybench.dry import is_dry
 from personalitybench.errors import StorageError
 
 CACHE_VARIABLE = "PERSONALITYBENCH_CACHE"
+
+_FRESH_NS = 50_000_000
+_HASHES: dict[tuple[str | int, ...], str] = {}
 
 
 def cache_folder(*parts: str) -> Path:
@@ -100,6 +104,22 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file, as 64 hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cached_sha256(path: Path) -> str:
+    """SHA-256 of a file, computed once in a process as long as inode, size and times stay.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    before = path.stat()
+    key = (str(path.resolve()), before.st_ino, before.st_size, before.st_mtime_ns, before.st_ctime_ns)
+    if (digest := _HASHES.get(key)) is None:
+        digest = sha256_file(path)
+        # A file system may give two writes in quick succession the same time, so a fresh file is hashed again.
+        if abs(time.time_ns() - before.st_ctime_ns) > _FRESH_NS:
+            _HASHES[key] = digest
+    return digest
 
 
 def git_blob_id(path: Path) -> str:

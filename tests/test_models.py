@@ -14,7 +14,8 @@ from threading import Thread
 import pytest
 
 from personalitybench.errors import ConfigurationError, ModelError
-from personalitybench.models import DEMO_MODEL, identify_folder, resolve_model
+from personalitybench.model_identity import identify_folder
+from personalitybench.models import DEMO_MODEL, resolve_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 BODY = json.dumps({"model_type": "llama"}).encode()

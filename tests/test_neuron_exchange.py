@@ -20,7 +20,7 @@ from personalitybench.activations.official_files import (
 from personalitybench.errors import ConfigurationError, DataError
 from personalitybench.files import sha256_file
 from personalitybench.methods import Artifact, InductionMethod, MethodContext, create_method
-from personalitybench.models import ModelIdentity
+from personalitybench.model_identity import ModelIdentity
 from personalitybench.neurons.collection import find_sets
 from personalitybench.neurons.exchange import export_official, import_official
 from personalitybench.prompts import load_wording

@@ -16,7 +16,7 @@ from personalitybench.checks.results import BrokenPromiseError, NotCheckedError,
 from personalitybench.checks.subject import CheckedModel, Subject
 from personalitybench.errors import PersonalityBenchError
 from personalitybench.methods import InductionMethod
-from personalitybench.models import model_record
+from personalitybench.model_identity import model_record
 from personalitybench.prompts import fill
 
 GENERATION = {"until": [], "max_gen_toks": 12, "do_sample": False, "temperature": 0.0}

@@ -11,14 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.errors import ConfigurationError, JudgeError, ModelError
-from personalitybench.files import content_hash, sha256_file
+from personalitybench.files import content_hash
 from personalitybench.judging.base import (
     FLUENCY,
     JudgeProfile,
@@ -29,6 +28,7 @@ from personalitybench.judging.base import (
     Verdict,
 )
 from personalitybench.judging.rubrics import load_rubric
+from personalitybench.model_identity import model_record
 from personalitybench.validation import validate
 
 RATINGS = ("1", "2", "3", "4", "5")
@@ -115,16 +115,14 @@ class LocalLogitsJudge:
 
     @cached_property
     def rubric_sha256(self) -> str:
-        """Hash of the rubric, of the weights that are loaded here, and of their chat template.
+        """Hash of the rubric and of the model: its files, adapters, tokenizer and chat template.
 
         Raises:
             ModelError: There is no such model.
         """
         arguments, revision = self._arguments
-        template = Path(arguments.get("pretrained", "")) / "chat_template.jinja"  # a hub's commit covers its own
-        return content_hash(
-            [_FORMAT, self._rubric.sha256, revision, sha256_file(template) if template.is_file() else None]
-        )
+        model = model_record(self._settings.backend, arguments, revision)
+        return content_hash([_FORMAT, self._rubric.sha256, model["revision"]])
 
     async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
         """Rate items.

@@ -17,7 +17,7 @@ from personalitybench.files import JsonLines, read_json
 from personalitybench.judging import verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer
 from personalitybench.leaderboard.schema import Provenance
-from personalitybench.models import model_record
+from personalitybench.model_identity import model_record
 from personalitybench.traits import Target
 
 # Arguments that say where the weights lie and on what they run, not what they compute.

@@ -6,7 +6,6 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 from personalitybench.backends.engines import loading_identity
 from personalitybench.costs import FitCost
 from personalitybench.errors import ConfigurationError, StorageError
-from personalitybench.files import content_hash, read_json, sha256_file
+from personalitybench.files import cached_sha256, content_hash, read_json
 from personalitybench.prompts import Wording
 from personalitybench.questions import QuestionSource
 
@@ -46,7 +45,7 @@ class Artifact:
         files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / PROVENANCE)
         if not files:
             raise ConfigurationError(f"artifact folder {folder} is missing or empty: fit the method first")
-        return cls(folder, content_hash({str(path.relative_to(folder)): _sha256(path) for path in files}))
+        return cls(folder, content_hash({str(path.relative_to(folder)): cached_sha256(path) for path in files}))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -73,17 +72,6 @@ class Artifact:
         """Bytes of its files, without :data:`PROVENANCE`."""
         files = (path for path in self.folder.rglob("*") if path.is_file() and path != self.folder / PROVENANCE)
         return sum(path.stat().st_size for path in files)
-
-
-def _sha256(path: Path) -> str:
-    """Hash a file, once in a process as long as nobody touches it: tasks and calls open an artifact many times."""
-    about = path.stat()
-    return _sha256_of(path, about.st_ino, about.st_size, about.st_mtime_ns)
-
-
-@lru_cache(maxsize=4096)
-def _sha256_of(path: Path, *_as_it_was: int) -> str:
-    return sha256_file(path)
 
 
 @dataclass(frozen=True)

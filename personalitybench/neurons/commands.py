@@ -11,7 +11,7 @@ import typer
 from personalitybench.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from personalitybench.models import ModelIdentity
+    from personalitybench.model_identity import ModelIdentity
 
 neurons_app = typer.Typer(
     no_args_is_help=True,

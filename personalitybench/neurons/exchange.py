@@ -22,7 +22,8 @@ from personalitybench.activations.official_files import (
 from personalitybench.errors import ConfigurationError, ModelError
 from personalitybench.files import sha256_file, write_json
 from personalitybench.methods.npti import TargetRecord, imported_manifest, intervention_folder
-from personalitybench.models import ModelIdentity, resolve_model
+from personalitybench.model_identity import ModelIdentity
+from personalitybench.models import resolve_model
 from personalitybench.neurons.collection import Collection, FoundSet, check_one_model, load_set, require_safetensors
 from personalitybench.traits import TARGETS, Target
 from personalitybench.versions import import_failure

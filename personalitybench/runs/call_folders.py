@@ -12,7 +12,7 @@ from typing import Any
 from personalitybench.artifacts.store import Fit
 from personalitybench.errors import ModelError
 from personalitybench.methods import MethodContext, create_method
-from personalitybench.models import model_record
+from personalitybench.model_identity import model_record
 from personalitybench.prompts import Wording, load_wording
 from personalitybench.questions import QuestionSource, shared_source
 from personalitybench.runs import tuning

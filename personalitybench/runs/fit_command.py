@@ -12,7 +12,7 @@ from personalitybench.artifacts.store import Fit
 from personalitybench.artifacts.usage import fit_rows, fit_table, use_lines, use_metadata
 from personalitybench.costs import describe_cost
 from personalitybench.methods import Artifact, MethodContext, create_method
-from personalitybench.models import model_record
+from personalitybench.model_identity import model_record
 from personalitybench.prompts import load_wording
 from personalitybench.questions import shared_source
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments

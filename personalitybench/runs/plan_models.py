@@ -12,7 +12,7 @@ from typing import Any
 
 from personalitybench.backends.loading import LOCAL_BACKENDS, quiet_libraries
 from personalitybench.backends.projections import SEPARATE, projection_widths
-from personalitybench.errors import ModelError
+from personalitybench.errors import ModelError, UnreadableModelError
 from personalitybench.files import read_json
 from personalitybench.judging.prices import estimate_tokens
 from personalitybench.models import resolve_model
@@ -41,6 +41,8 @@ class PlannedModel:
         if spec.backend in LOCAL_BACKENDS:
             try:
                 self._location = resolve_model(spec.name, spec.revision).location
+            except UnreadableModelError:
+                raise
             except ModelError as error:
                 self.missing = str(error)
 
