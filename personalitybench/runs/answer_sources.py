@@ -21,6 +21,7 @@ from personalitybench.leaderboard.schema import MethodId
 from personalitybench.runs.judge_command import open_answers
 from personalitybench.runs.lm_eval_folder import LmEvalFolder
 from personalitybench.runs.progress import RunProgress
+from personalitybench.runs.rating import Row, current_ratings
 from personalitybench.runs.stages import Run
 from personalitybench.runs.store import CallFolder
 from personalitybench.traits import Target
@@ -130,10 +131,12 @@ class _Part:
 def _of_run(run: Run) -> Iterator[_Part]:
     for folder, target, rows in run.answered():
 
-        def verdicts(judge: Judge, folder: CallFolder = folder, target: Target = target) -> _Rated:
+        def verdicts(
+            judge: Judge, folder: CallFolder = folder, target: Target = target, rows: Sequence[Row] = rows
+        ) -> _Rated:
             sheet = folder.ratings(target, judge)
             _ = sheet.complete  # it tells what was altered
-            return ((row["id"], row) for row in sheet.lines.read())
+            return iter(current_ratings(rows, sheet).items())
 
         record = folder.record
         yield _Part(record["model"], record["settings"], target, rows, verdicts)

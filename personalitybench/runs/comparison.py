@@ -114,8 +114,7 @@ class Comparison:
         return Column(fingerprint["id"], fingerprint, repeats)
 
     def _ask(self, judge: str, rows: Sequence[dict[str, Any]], sheet: Sheet, repeat: int) -> None:
-        ids = {row["id"] for row in rows}
-        done = len(ids & judged_ids(sheet, MAY_PASS))
+        done = len(judged_ids(rows, sheet, MAY_PASS))
         label = f"{Path(judge).stem} once more ({repeat})" if repeat else Path(judge).stem
         note = cost_so_far(judge)
         with self.progress.stage("compare", label, total=len(rows), done=done, unit="answers", note=note) as stage:

@@ -30,7 +30,7 @@ from personalitybench.leaderboard.mapped import with_mapped
 from personalitybench.leaderboard.schema import Floors, Leaderboard
 from personalitybench.runs.floors import rate_floors
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, stays
+from personalitybench.runs.rating import answer_sha256, cost_so_far, current_ratings, judged_ids, rate_missing, stays
 from personalitybench.runs.store import judge_name
 from personalitybench.tasks import judge_fingerprint, rating_requests
 
@@ -80,7 +80,7 @@ class LmEvalFolder:
         return locked(self.folder / "ratings", "rating answers")
 
     def ratings(self, task: TaskResults, judge: Mapping[str, str]) -> Sheet:
-        """Sheet of a task's verdicts: ``id``, ``trait`` and ``fluency``, each a rating or the reason for none."""
+        """Sheet of a task's verdicts, as in a run's folder."""
         beneath = task.samples.parent.relative_to(self.folder)
         if task.samples not in self._hashes:
             self._hashes[task.samples] = sha256_file(task.samples)
@@ -97,7 +97,7 @@ class LmEvalFolder:
         sheet = self.ratings(task, judge)
         if sheet.path.is_file():
             _ = sheet.complete  # it tells what was altered
-            yield from ((row["id"], row) for row in sheet.lines.read())
+            yield from ((identity, dict(row)) for identity, row in current_ratings(task.answers(), sheet).items())
 
     def judge(self, judges: Sequence[str]) -> None:
         """Have every answer rated that has no verdict yet, and then the floors."""
@@ -105,12 +105,18 @@ class LmEvalFolder:
             for judge in judges:
                 fingerprint = judge_fingerprint(judge)
                 sheet = self.ratings(task, fingerprint)
-                if sheet.complete and not _has_passing(sheet):
+                if sheet.complete and not _has_passing(task, sheet):
                     continue
                 sheet.reopen()
-                done = judged_ids(sheet)
+                done = judged_ids(task.answers(), sheet)
+                hashes = {row["id"]: answer_sha256(row) for row in task.answers()}
                 sheet.lines.append(
-                    {"id": identity, "trait": row["trait"], "fluency": row["fluency"]}
+                    {
+                        "id": identity,
+                        "answer_sha256": hashes[identity],
+                        "trait": row["trait"],
+                        "fluency": row["fluency"],
+                    }
                     for identity, row in task.verdicts(fingerprint)
                     if identity not in done
                 )
@@ -156,12 +162,12 @@ class LmEvalFolder:
     def _rate(self, task: TaskResults, judge: str, sheet: Sheet) -> None:
         label = f"{task.settings['method']['name']} {task.target} by {judge}"
         total = sum(1 for _ in task.answers())
-        done = len(judged_ids(sheet, MAY_PASS))
+        done = len(judged_ids(task.answers(), sheet, MAY_PASS))
         note = cost_so_far(judge)
         with self.progress.stage("judge", label, total=total, done=done, unit="answers", note=note) as stage:
             rate_missing(judge, task.answers(), sheet, stage, again=MAY_PASS)
 
 
-def _has_passing(sheet: Sheet) -> bool:
-    """Whether something was unrated that another time may not be."""
-    return judged_ids(sheet) != judged_ids(sheet, MAY_PASS)
+def _has_passing(task: TaskResults, sheet: Sheet) -> bool:
+    """Return True if an answer was unrated for a reason that may pass."""
+    return judged_ids(task.answers(), sheet) != judged_ids(task.answers(), sheet, MAY_PASS)

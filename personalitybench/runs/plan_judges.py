@@ -75,7 +75,7 @@ class _ToRate:
                 rows: list[Row] = list(call.answers(target))
                 if own is not None:
                     ratings = call.folder.ratings(target, own)
-                    self.there += RATINGS * len(judged_ids(ratings, again))
+                    self.there += RATINGS * len(judged_ids(rows, ratings, again))
                     rows = list(without_verdict(rows, ratings, again))
                 yield from rating_requests(rows, [row["answer"] for row in rows])
             for question in missing:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from personalitybench.errors import StorageError
 from personalitybench.files import Sheet
 from personalitybench.judging import create_judge
 from personalitybench.judging.paid import describe_spending, paid_judges
@@ -18,25 +20,62 @@ RATINGS = 2
 Row = Mapping[str, Any]
 
 
-def judged_ids(ratings: Sheet, again: Collection[str] = ()) -> set[str]:
-    """Ids that have their verdicts.
+def answer_sha256(answer: Row) -> str:
+    """SHA-256 of an answer's text: each line of ratings holds that of the answer that it rates."""
+    return hashlib.sha256(answer["answer"].encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def current_ratings(answers: Iterable[Row], ratings: Sheet) -> dict[str, Row]:
+    """The last line of ratings of each answer, by the answer's id. Ratings of another answer are left out.
+
+    A line without ``answer_sha256``, from a version that did not write it, counts for the answer with its id.
+
+    Raises:
+        StorageError: A line has no id.
+    """
+    lines = _lines(ratings)
+    found = ((answer["id"], _line_of(answer, lines)) for answer in answers)
+    return {identity: line for identity, line in found if line is not None}
+
+
+def judged_ids(answers: Iterable[Row], ratings: Sheet, again: Collection[str] = ()) -> set[str]:
+    """Ids of the answers that have their verdicts.
 
     Args:
+        answers: With ``id`` and ``answer``.
         ratings: The sheet.
         again: Reasons of being unrated that do not count as a verdict.
     """
-    return {row["id"] for row in ratings.lines.read() if stays(row, again)}
+    return {identity for identity, line in current_ratings(answers, ratings).items() if stays(line, again)}
 
 
 def stays(row: Row, again: Collection[str]) -> bool:
-    """Whether neither of a row's verdicts is that it is unrated for one of the reasons ``again``."""
+    """Return True if neither of a row's verdicts is that it is unrated for one of the reasons ``again``."""
     return not again or all(row[aspect].get("unrated") not in again for aspect in ("trait", "fluency"))
 
 
 def without_verdict(answers: Iterable[Row], ratings: Sheet, again: Collection[str] = ()) -> Iterator[Row]:
-    """The answers that have no verdict yet; ``again`` as in :func:`judged_ids`."""
-    judged = judged_ids(ratings, again)
-    return (row for row in answers if row["id"] not in judged)
+    """Yield the answers that have no verdict yet; ``again`` as in :func:`judged_ids`."""
+    lines = _lines(ratings)
+    for answer in answers:
+        line = _line_of(answer, lines)
+        if line is None or not stays(line, again):
+            yield answer
+
+
+def _lines(ratings: Sheet) -> dict[tuple[str, str | None], Row]:
+    """The last line for each id and hash of an answer."""
+    lines: dict[tuple[str, str | None], Row] = {}
+    for number, row in enumerate(ratings.lines.read(), 1):
+        if not isinstance(row.get("id"), str):
+            raise StorageError(f"{ratings.path}:{number} has no id of an answer: delete the file to have it made again")
+        lines[row["id"], row.get("answer_sha256")] = row
+    return lines
+
+
+def _line_of(answer: Row, lines: Mapping[tuple[str, str | None], Row]) -> Row | None:
+    identity = answer["id"]
+    return lines.get((identity, answer_sha256(answer))) or lines.get((identity, None))
 
 
 def rate_missing(
@@ -53,7 +92,7 @@ def rate_missing(
     Args:
         judge: Its id or profile file.
         answers: With ``id``, ``question``, ``trait`` and ``answer``; as many are held at a time as the judge takes.
-        ratings: Where verdicts are appended: ``id``, ``trait``, ``fluency``.
+        ratings: Where verdicts are appended: ``id``, ``answer_sha256``, ``trait``, ``fluency``.
         stage: Is told how many answers more are rated.
         repeat: Which asking of the same this is.
         again: Reasons of being unrated for which an answer is rated anew; the last verdict of an id counts.
@@ -69,7 +108,11 @@ def rate_missing(
 
         verdicts = judge_answers(judge, chunk, [row["answer"] for row in chunk], report, repeat)
         ratings.lines.append(
-            {"id": row["id"], **{aspect: verdict.to_json() for aspect, verdict in found.items()}}
+            {
+                "id": row["id"],
+                "answer_sha256": answer_sha256(row),
+                **{aspect: verdict.to_json() for aspect, verdict in found.items()},
+            }
             for row, found in zip(chunk, verdicts, strict=True)
         )
 

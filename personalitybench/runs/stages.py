@@ -41,7 +41,7 @@ from personalitybench.runs.call_folders import CallFolders, asked_for
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.floors import rate_floors
 from personalitybench.runs.progress import RunProgress
-from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, without_verdict
+from personalitybench.runs.rating import cost_so_far, current_ratings, judged_ids, rate_missing, without_verdict
 from personalitybench.runs.store import CallFolder, RunFolder
 from personalitybench.runs.suite import ModelSpec, Suite
 from personalitybench.strengths import strength_for
@@ -281,10 +281,10 @@ class Run:
                 pending = [
                     (answers, ratings)
                     for answers, ratings in pairs
-                    if not ratings.complete or len(judged_ids(ratings, again)) < len(answers)
+                    if not ratings.complete or len(judged_ids(answers, ratings, again)) < len(answers)
                 ]
                 total = sum(len(answers) for answers, _ in pending)
-                done = sum(len(judged_ids(ratings, again)) for _, ratings in pending)
+                done = sum(len(judged_ids(answers, ratings, again)) for answers, ratings in pending)
                 label, note = f"{self._title(call)} by {judge}", cost_so_far(judge)
                 with self.progress.stage(name, label, total=total, done=done, unit="answers", note=note) as stage:
                     for answers, ratings in pending:
@@ -374,9 +374,9 @@ class Run:
         for target in self.targets:
             answers = self._complete_answers(folder, target, call, asked_in)
             ratings = folder.ratings(target, judge)
-            if not ratings.complete:
+            verdicts = current_ratings(answers, ratings) if ratings.complete else {}
+            if len(verdicts) < len(answers):
                 raise StorageError(f"{ratings.path} is not complete: run the stage {judged_in!r} first (it resumes)")
-            verdicts = {row["id"]: row for row in ratings.lines.read()}
             record = folder.record
             judged = [
                 JudgedAnswer(

@@ -38,7 +38,7 @@ class CallFolder:
         return Sheet(self._target_folder(target) / "answers.jsonl")
 
     def ratings(self, target: Target, judge: Mapping[str, str]) -> Sheet:
-        """Sheet of verdicts: ``id``, ``trait`` and ``fluency``, each a rating or the reason why there is none."""
+        """Sheet of verdicts: the answer's ``id`` and ``answer_sha256``; ``trait`` and ``fluency``: rating or reason."""
         return Sheet(self._target_folder(target) / f"{judge_name(judge)}.jsonl")
 
     @property
