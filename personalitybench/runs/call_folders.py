@@ -5,12 +5,14 @@ Known before a model is loaded. Nothing here writes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from personalitybench.artifacts.store import Fit
 from personalitybench.errors import ModelError
+from personalitybench.files import content_hash
 from personalitybench.methods import MethodContext, create_method
 from personalitybench.model_identity import model_record
 from personalitybench.prompts import Wording, load_wording
@@ -98,7 +100,7 @@ class CallFolders:
         except ModelError:
             for folder in self.store.calls():
                 record = folder.record
-                if record["asked_for"] == asked_for(spec):
+                if is_asked_for(record["asked_for"], spec):
                     return dict(record["model"])
             raise
 
@@ -114,5 +116,12 @@ class CallFolders:
 
 
 def asked_for(spec: ModelSpec) -> dict[str, Any]:
-    """A model as the suite asks for it."""
-    return spec.model_dump(mode="json", include={"name", "backend", "revision"})
+    """A model as the suite asks for it; of its arguments a hash, for they may hold secrets."""
+    asked = spec.model_dump(mode="json", include={"name", "backend", "revision", "args"})
+    return {**asked, "args": content_hash(asked["args"])[:16]}
+
+
+def is_asked_for(recorded: Mapping[str, Any], spec: ModelSpec) -> bool:
+    """Return True if a call's record is of the model that a suite asks for; old records have no ``args``."""
+    wanted = asked_for(spec)
+    return {"args": wanted["args"], **recorded} == wanted

@@ -11,7 +11,7 @@ from personalitybench.errors import ConfigurationError
 from personalitybench.files import content_hash
 from personalitybench.methods import Induction, InductionMethod, create_method
 from personalitybench.questions import Question
-from personalitybench.runs.call_folders import CallFolders
+from personalitybench.runs.call_folders import CallFolders, is_asked_for
 from personalitybench.runs.calls import Call
 from personalitybench.runs.plan_models import PlannedModel
 from personalitybench.runs.store import CallFolder
@@ -153,6 +153,4 @@ def can_name(folders: CallFolders, model: PlannedModel) -> bool:
     """Whether the folders and fits of a model have names: it is here, or its answers say which weights it had."""
     if not model.missing:
         return True
-    named = (model.spec.name, model.spec.backend, model.spec.revision)
-    asked = (folder.record["asked_for"] for folder in folders.store.calls())
-    return any((one["name"], one["backend"], one["revision"]) == named for one in asked)
+    return any(is_asked_for(folder.record["asked_for"], model.spec) for folder in folders.store.calls())

@@ -42,6 +42,7 @@ from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.floors import rate_floors
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.rating import cost_so_far, current_ratings, judged_ids, rate_missing, without_verdict
+from personalitybench.runs.repeats import refuse_repeats
 from personalitybench.runs.store import CallFolder, RunFolder
 from personalitybench.runs.suite import ModelSpec, Suite
 from personalitybench.strengths import strength_for
@@ -95,12 +96,13 @@ class Run:
         self.check_methods()
 
     def check_methods(self) -> None:
-        """The part of :meth:`check` that concerns models and methods."""
+        """The part of :meth:`check` that concerns models and methods, and what is there twice."""
         for call in self.suite.calls():
             strengths = [strength_for(call.strength, target) for target in self.targets]
             method = create_method(call.method.name, call.method.settings, self.calls.context(call.seed), strengths[0])
             can = capabilities_for(call.model.backend, call.model.args)
             check_needs(call.method.name, method.needs, can, call.model.backend)
+        refuse_repeats(self.calls)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
