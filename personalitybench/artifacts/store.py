@@ -5,6 +5,7 @@
     <cache>/fits/<method>-<hash>/
         fit.json          identity: all that the fit depends on
         sessions.jsonl    seconds of every session that ended other than by a kill
+        versions.jsonl    versions of each session, where they differ from those of the session before
         work/             what the method keeps for itself, to go on after a kill
         artifact/         what the fit leaves
         fitted.json       hash of the artifact; written last: the fit is complete. Its time is that of the last use
@@ -16,6 +17,7 @@ settings that matter to it, data, wording and seed; not on targets or strengths.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -31,7 +33,10 @@ from personalitybench.errors import StorageError
 from personalitybench.files import JsonLines, cache_folder, content_hash, locked, read_json, write_json
 from personalitybench.methods import Artifact, FitContext, InductionMethod, create_method
 from personalitybench.methods.fitting import PROVENANCE, fit_identity
+from personalitybench.version_log import other_versions, record_session, session_versions
 from personalitybench.versions import package_versions, untried_versions
+
+logger = logging.getLogger(__name__)
 
 FIT = "fit.json"
 FITTED = "fitted.json"
@@ -148,6 +153,8 @@ class Fit:
                 return found
             if not (folder / FIT).is_file():
                 write_json(folder / FIT, self.identity)
+            if changed := record_session(folder):
+                logger.warning("fit %s: resumed under %s; its provenance has both", self.name, changed)
 
             def fit_part(name: str, settings: Mapping[str, Any]) -> Artifact | None:
                 part = Fit(name, create_method(name, settings, drawn), self.model, self.backend, self.model_args)
@@ -191,6 +198,11 @@ class Fit:
             spent = round(time.monotonic() - started, 3)
             JsonLines(self.folder / "sessions.jsonl").append([{"seconds": spent}])
 
+    def _other_versions(self, made: Artifact) -> dict[str, Any]:
+        """Versions of the sessions that ran under others than the provenance says."""
+        found = other_versions(made.provenance.get("versions", package_versions()), session_versions(self.folder))
+        return {"other_versions": found} if found else {}
+
     def _record_cost(self, made: Artifact) -> None:
         """Complete what the method wrote of its cost: size, and, where it said nothing, seconds and versions."""
         cost = made.cost or FitCost()
@@ -199,5 +211,5 @@ class Fit:
         whole = cost.model_copy(update={"seconds": seconds, "bytes": made.size})
         untried = untried_versions()
         versions = {"versions": package_versions()} | ({"untried_versions": untried} if untried else {})
-        about = {**versions, **made.provenance, "cost": whole.model_dump(mode="json")}
+        about = {**versions, **made.provenance, **self._other_versions(made), "cost": whole.model_dump(mode="json")}
         write_json(made.folder / PROVENANCE, about)

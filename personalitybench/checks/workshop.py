@@ -23,7 +23,7 @@ from personalitybench.methods import Artifact
 LINKED = ("models", "official", "tables")
 """What stores take from the user's cache."""
 
-OF_A_FIT = frozenset({"fit.json", "sessions.jsonl", "fitted.json", "work", "artifact"})
+OF_A_FIT = frozenset({"fit.json", "sessions.jsonl", "versions.jsonl", "fitted.json", "work", "artifact"})
 """All that lies in the folder of a fit."""
 
 Report = Callable[[str, int, int], None]

@@ -26,6 +26,7 @@ from personalitybench.leaderboard.schema import (
 from personalitybench.metrics.fluency import measure_text
 from personalitybench.metrics.statistics import sum_interval, summarise
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Pole, Target
+from personalitybench.version_log import other_versions
 
 _DIGITS = 6  # figures are rounded so that a board is the same text on every machine
 
@@ -164,12 +165,23 @@ def _build_row(cells: Sequence[Cell]) -> Row:
     return Row(
         id=Row.make_id(identity),
         identity=identity,
-        provenance=min(cells, key=_order).provenance,
+        provenance=_provenance(cells),
         targets=found.results(),
         traits=traits,
         average=average,
         fluency_traits=fluency_traits,
         fluency_average=fluency_average,
+    )
+
+
+def _provenance(cells: Sequence[Cell]) -> Provenance:
+    """Provenance of the first cell, with the versions of all."""
+    ordered = [cell.provenance for cell in sorted(cells, key=_order)]
+    first = ordered[0]
+    versions = [each for made in ordered for each in (made.versions, *made.other_versions)]
+    untried = dict.fromkeys(line for made in ordered for line in made.untried_versions)
+    return first.model_copy(
+        update={"other_versions": other_versions(first.versions, versions), "untried_versions": list(untried)}
     )
 
 

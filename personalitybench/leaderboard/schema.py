@@ -104,6 +104,9 @@ class Provenance(_Part):
     untried_versions: list[str] = Field(
         default=[], description="libraries whose version lies outside of the range that was tried, with both"
     )
+    other_versions: list[dict[str, str]] = Field(
+        default=[], description="versions of further sessions or seeds that ran under others than 'versions'"
+    )
     fit: FitCost | None = Field(default=None, description="what the method's fit took, if it has one")
     note: str = ""
 

@@ -33,7 +33,7 @@ from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
 from personalitybench.leaderboard.lm_eval_results import provenance
 from personalitybench.leaderboard.mapped import with_mapped
-from personalitybench.leaderboard.schema import Floors, Leaderboard, Provenance, Sweep
+from personalitybench.leaderboard.schema import Floors, Leaderboard, Sweep
 from personalitybench.methods import Artifact, create_method
 from personalitybench.runs import tuning
 from personalitybench.runs.batches import before_rating
@@ -265,6 +265,8 @@ class Run:
             tasks = self._tasks(call)
             requests = self._requests(tasks, model)
             folder.start(self._record(call, tasks[self.targets[0]]))
+            if changed := folder.begin_session():
+                self.progress.say(f"{stage} {self._title(call)}: resumed under {changed}; its provenance has both")
             self._answer(call, model, requests, sheets, stage)
             for sheet in sheets.values():
                 sheet.finish()
@@ -390,8 +392,7 @@ class Run:
                 )
                 for row in answers
             ]
-            made = Provenance.model_validate(record["provenance"])
-            yield Cell(record["model"], record["settings"], judge, target, judged, made)
+            yield Cell(record["model"], record["settings"], judge, target, judged, folder.provenance)
 
     def _record(self, call: Call, task: PersonalityTask) -> dict[str, Any]:
         arguments = self.calls.model_arguments(call.model)

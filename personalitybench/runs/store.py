@@ -6,6 +6,7 @@
     <run>/fits/<method>-<hash>.json                       which artifact a method's fit left
     <run>/choices/<method>-<hash>/<judge>-<hash>.json     strengths chosen on the dev half, with the sweep
     <run>/calls/<label>-<hash>/call.json                  identity of the settings, provenance
+    <run>/calls/<label>-<hash>/versions.jsonl             versions of later sessions, where they differ
     <run>/calls/<label>-<hash>/<target>/answers.jsonl     one line an answer
     <run>/calls/<label>-<hash>/<target>/answers.json      manifest: count and hash
     <run>/calls/<label>-<hash>/<target>/<judge>-<hash>.jsonl   one line an answer, its two verdicts
@@ -24,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from personalitybench.files import Sheet, content_hash, read_json, write_json
+from personalitybench.leaderboard.schema import Provenance
 from personalitybench.traits import Target
+from personalitybench.version_log import other_versions, record_session, session_versions
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,17 @@ class CallFolder:
         """Write identity and provenance, once."""
         if not (self.folder / "call.json").is_file():
             write_json(self.folder / "call.json", dict(record))
+
+    def begin_session(self) -> str:
+        """Record the versions of this session; returns what changed since the last one, empty if nothing did."""
+        return record_session(self.folder, self.record["provenance"]["versions"])
+
+    @property
+    def provenance(self) -> Provenance:
+        """How the answers came to be, with the versions of all sessions."""
+        first = Provenance.model_validate(self.record["provenance"])
+        later = other_versions(first.versions, session_versions(self.folder))
+        return first.model_copy(update={"other_versions": later})
 
     def _target_folder(self, target: Target) -> Path:
         return self.folder / str(target).replace(":", "-")
