@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -135,7 +135,7 @@ def collect(cells: Sequence[Cell]) -> Collected:
     """Collect the answers and scores of a row, of all seeds, in the usual order of targets.
 
     Raises:
-        DataError: A result is there twice.
+        DataError: A result, or an answer of one, is there twice.
     """
     cells = sorted(cells, key=_order)
     for earlier, later in pairwise(cells):
@@ -146,6 +146,12 @@ def collect(cells: Sequence[Cell]) -> Collected:
             )
     found = Collected()
     for cell in cells:
+        times = Counter(answer.question_id for answer in cell.answers)
+        if repeated := next((identity for identity, number in times.items() if number > 1), None):
+            raise DataError(
+                f"two answers to question {repeated} for {cell.target} of method {cell.settings['method']['name']!r}, "
+                f"seed {cell.settings['seed']}: give each answer once"
+            )
         for answer in sorted(cell.answers, key=lambda answer: answer.question_id):
             found.answers[cell.target].append(answer)
             trait_scores = found.scores[cell.target][answer.question_id]

@@ -6,6 +6,7 @@ Judged answers are read from the samples, never the aggregated figures, so every
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,16 @@ from typing import Any
 
 from personalitybench.costs import FitCost
 from personalitybench.errors import DataError
-from personalitybench.files import JsonLines, read_json
+from personalitybench.files import read_json
 from personalitybench.judging import verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer
+from personalitybench.leaderboard.lm_eval_samples import not_a_sample, read_samples
 from personalitybench.leaderboard.schema import Provenance
 from personalitybench.model_identity import model_record
 from personalitybench.traits import Target
+
+_DATE = re.compile(r"_(?P<date>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?)$")
+"""The date at the end of the name of a results file; the names of its samples end with it, too."""
 
 # Arguments that say where the weights lie and on what they run, not what they compute.
 _PLACE_ARGUMENTS = {"pretrained", "model", "revision", "device", "base_url", "tokenizer"}
@@ -35,6 +40,7 @@ class TaskResults:
         judges: Fingerprints of the judges that rated when lm_eval ran, by the name of their filter.
         model: ``name`` and ``revision``.
         provenance: How the answers came to be.
+        count: Number of answers that the results state; None where they do not.
     """
 
     samples: Path
@@ -43,29 +49,40 @@ class TaskResults:
     judges: Mapping[str, Mapping[str, str]]
     model: Mapping[str, str]
     provenance: Provenance
+    count: int | None = None
 
     def answers(self) -> Iterator[dict[str, str]]:
-        """Stream the answers, each once: ``id``, ``trait`` and ``question`` of what was asked, and ``answer``."""
-        name = next(iter(self.judges), None)
-        for number, sample in enumerate(JsonLines(self.samples).read(), 1):
+        """Stream the answers, each once: ``id``, ``trait`` and ``question`` of what was asked, and ``answer``.
+
+        Raises:
+            DataError: The samples are cut off, repeated, or not as many as the results state.
+        """
+        # Without a judge there is one filter, whatever its name.
+        for number, sample in read_samples(self.samples, next(iter(self.judges), None), self.count):
             try:
-                name = sample["filter"] if name is None else name  # unjudged: there is one filter, whatever its name
-                if sample["filter"] != name:
-                    continue
                 row = {key: sample["doc"][key] for key in ("id", "trait", "question")}
                 row["answer"] = sample["resps"][0][0] or ""
             except (KeyError, IndexError, TypeError) as error:
-                raise DataError(f"{self.samples}:{number} is not a sample of lm-eval 0.4.13 ({error!r})") from error
+                raise not_a_sample(self.samples, number, error) from error
             yield row
 
     def verdicts(self, judge: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Stream what a judge said when lm_eval ran: the question's id, and ``trait`` and ``fluency`` as plain JSON."""
+        """Stream what a judge said when lm_eval ran: the question's id, and ``trait`` and ``fluency`` as plain JSON.
+
+        Raises:
+            DataError: As for :meth:`answers`, or a verdict is missing.
+        """
         names = [name for name, fingerprint in self.judges.items() if fingerprint == judge]
         if not names:
             return
-        for sample in JsonLines(self.samples).read():
-            if sample["filter"] == names[0]:
-                yield sample["doc"]["id"], json.loads(sample["filtered_resps"][0])
+        for number, sample in read_samples(self.samples, names[0], self.count):
+            try:
+                verdicts = json.loads(sample["filtered_resps"][0])
+                for aspect in ("trait", "fluency"):
+                    verdict_from_json(verdicts[aspect])
+            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+                raise not_a_sample(self.samples, number, error) from error
+            yield sample["doc"]["id"], verdicts
 
     def cell(self, judge: Mapping[str, str], verdicts: Iterable[tuple[str, Mapping[str, Any]]]) -> Cell:
         """Make the cell of a judge.
@@ -75,6 +92,9 @@ class TaskResults:
             verdicts: As :meth:`verdicts` gives them.
         """
         by_id = dict(verdicts)
+        answers = list(self.answers())
+        if missing := [row["id"] for row in answers if row["id"] not in by_id]:
+            raise DataError(f"{self.samples} has no ratings of {missing[0]} by {judge['id']}: run lm_eval again")
         judged = [
             JudgedAnswer(
                 question_id=row["id"],
@@ -83,7 +103,7 @@ class TaskResults:
                 trait=verdict_from_json(by_id[row["id"]]["trait"]),
                 fluency=verdict_from_json(by_id[row["id"]]["fluency"]),
             )
-            for row in self.answers()
+            for row in answers
         ]
         return Cell(self.model, self.settings, judge, self.target, judged, self.provenance)
 
@@ -100,8 +120,8 @@ def read_cells(folder: Path) -> Iterator[Cell]:
 
 
 def holds_results(folder: Path) -> bool:
-    """Whether a folder holds results of lm-eval (searched downwards), or is a file of them."""
-    return folder.is_file() or next(folder.rglob("results_*.json"), None) is not None
+    """Return True if a folder holds results of lm-eval (searched downwards), or is a file of them."""
+    return folder.is_file() or next(_result_files(folder), None) is not None
 
 
 def read_tasks(folder: Path) -> Iterator[TaskResults]:
@@ -112,11 +132,18 @@ def read_tasks(folder: Path) -> Iterator[TaskResults]:
     """
     if not folder.exists():
         raise DataError(f"{folder} does not exist: name a folder that lm_eval was given as --output_path")
-    results = sorted(folder.rglob("results_*.json")) if folder.is_dir() else [folder]
+    results = sorted(_result_files(folder)) if folder.is_dir() else [folder]
     if not results:
         raise DataError(f"{folder} has no results_*.json: give lm_eval an --output_path and name that folder here")
     for path in results:
         yield from _read_results(path)
+
+
+def _result_files(folder: Path) -> Iterator[Path]:
+    """Yield the files that lm-eval names ``results_<date>.json``, or after ``--output_path NAME.json``."""
+    for path in folder.rglob("*.json"):
+        if path.name.startswith("results_") or _DATE.search(path.stem):
+            yield path
 
 
 def provenance(
@@ -144,22 +171,27 @@ def _read_results(path: Path) -> Iterator[TaskResults]:
     results = read_json(path)
     try:
         configs, run = results["configs"], results["config"]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path} is not a results file of lm-eval: it has no {error}") from error
-    date = path.stem.removeprefix("results_")
-    records = {task: (config.get("metadata") or {}).get("personalitybench") for task, config in configs.items()}
+        records = {task: (config.get("metadata") or {}).get("personalitybench") for task, config in configs.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        if not path.name.startswith("results_") and not isinstance(error, AttributeError):
+            return  # another program's file with a date in its name
+        raise DataError(f"{path} is not a results file of lm-eval ({error!r}): name another") from error
     ours = {
         task: record
         for task, record in records.items()
         if record is not None and record["identity"]["data"]["split"] == "evaluate"
     }
+    found = _DATE.search(path.stem)
+    date = found["date"] if found else path.stem.removeprefix("results_")
     samples = {task: path.parent / f"samples_{task}_{date}.jsonl" for task in ours}
     if missing := [str(each) for each in samples.values() if not each.is_file()]:
         raise DataError(f"{missing[0]} is missing: run lm_eval with --log_samples, a board is made from the answers")
     if not ours:
         return
-    args = run["model_args"] if isinstance(run["model_args"], dict) else {}
-    model = model_record(run["model"], args, run.get("model_sha"))
+    args = _model_arguments(path, results, run)
+    adapter_commits = {key: run[f"{key}_sha"] for key in ("peft", "delta") if run.get(f"{key}_sha")}
+    model = model_record(run["model"], args, run.get("model_sha"), adapter_commits)
+    counts = results.get("n-samples") or {}
     for task, record in ours.items():
         yield TaskResults(
             samples=samples[task],
@@ -175,4 +207,29 @@ def _read_results(path: Path) -> Iterator[TaskResults]:
                 record.get("fit"),
                 untried=record.get("untried_versions", []),
             ),
+            count=(counts.get(task) or {}).get("effective"),
         )
+
+
+def _model_arguments(path: Path, results: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the model that lm-eval loaded, with its name as ``pretrained`` or ``model``.
+
+    lm-eval's Python API takes them as a mapping or as text.
+
+    Raises:
+        DataError: The results do not name the model: it was given as an object.
+    """
+    from lm_eval.utils import simple_parse_args_string  # noqa: PLC0415 (slow import)
+
+    given = run["model_args"]
+    args: dict[str, Any] = dict(given) if isinstance(given, Mapping) else simple_parse_args_string(given or "")
+    if args.get("pretrained") or args.get("model"):
+        return args
+    if (args.get("path") or args.get("engine")) and results.get("model_name"):
+        return {**args, "model": results["model_name"]}
+    if results.get("model_source") == "CUSTOM" or run["model"] != "dummy":
+        raise DataError(
+            f"{path} does not name the model that answered (model {run['model']!r}, no 'pretrained' or 'model' among "
+            "its arguments): give simple_evaluate the model type as text, and model_args"
+        )
+    return args

@@ -67,7 +67,7 @@ class LmEvalFolder:
             raise DataError(f"{self.source}: its results are of no evaluation task of personalitybench")
         # What would be refused at the end is refused before anything is paid.
         for task in found:
-            if next(task.answers(), None) is None:
+            if not sum(1 for _ in task.answers()):  # all are read, so that what is cut off or repeated is refused
                 raise DataError(f"{task.samples} holds no answer")
         for group in group_cells(
             Cell(task.model, task.settings, {}, task.target, (), task.provenance) for task in found

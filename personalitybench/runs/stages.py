@@ -369,7 +369,15 @@ class Run:
             raise StorageError(
                 f"{sheet.path} is not complete: run the stage {stage!r} for {call.label} first (it resumes)"
             )
-        return list(sheet.lines.read())
+        rows = list(sheet.lines.read())
+        lines: dict[str, int] = {}
+        for number, row in enumerate(rows, 1):
+            if (first := lines.setdefault(row["id"], number)) != number:
+                raise StorageError(
+                    f"{sheet.path}:{number} repeats the answer of line {first}: delete the line and "
+                    f"{sheet.manifest.name}, and run the stage {stage!r} again"
+                )
+        return rows
 
     def _cells(
         self, call: Call, judge: dict[str, str], asked_in: str = "generate", judged_in: str = "judge"

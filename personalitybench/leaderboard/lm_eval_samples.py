@@ -1,0 +1,67 @@
+"""Lines of lm-eval's ``samples_*.jsonl``: refused where they are cut off, repeated, or not as many as were asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from personalitybench.errors import DataError
+
+_REMEDY = "copy it again from where lm_eval ran, or run lm_eval again"
+
+
+def read_samples(path: Path, filter_name: str | None, expected: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the samples of one filter with their line numbers.
+
+    A last line without a newline counts if it is whole.
+
+    Args:
+        path: The file.
+        filter_name: Name of the filter; None: that of the first sample.
+        expected: Number of samples of each filter as the results state it; None where they do not.
+
+    Raises:
+        DataError: A line is cut off or no sample, a question has two samples, or there are more or fewer samples than
+            expected.
+    """
+    lines_by_id: dict[str, int] = {}
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                sample = _parse(path, number, line)
+                try:
+                    filter_name = sample["filter"] if filter_name is None else filter_name
+                    if sample["filter"] != filter_name:
+                        continue
+                    identity = str(sample["doc"]["id"])
+                except (KeyError, TypeError) as error:
+                    raise not_a_sample(path, number, error) from error
+                if identity in lines_by_id:
+                    raise DataError(
+                        f"{path}:{number} repeats the sample of line {lines_by_id[identity]} (question {identity}): "
+                        f"{_REMEDY}"
+                    )
+                lines_by_id[identity] = number
+                yield number, sample
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    if expected is not None and len(lines_by_id) != expected:
+        raise DataError(f"{path} holds {len(lines_by_id)} answers, but its results state {expected}: {_REMEDY}")
+
+
+def not_a_sample(path: Path, number: int, error: Exception) -> DataError:
+    """Build the error for a line that lacks a field of a sample."""
+    return DataError(f"{path}:{number} is not a sample of lm-eval 0.4.13 ({error!r})")
+
+
+def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        sample = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        end = "" if line.endswith(b"\n") else " (the file is cut off)"
+        raise DataError(f"{path}:{number} is not JSON{end}: {_REMEDY}") from error
+    if not isinstance(sample, dict):
+        raise DataError(f"{path}:{number} is not a JSON object: {_REMEDY}")
+    return sample
