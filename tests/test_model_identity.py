@@ -208,6 +208,29 @@ def test_a_copy_of_the_demo_model_is_not_the_demo_model(demo_model: Path, tmp_pa
     assert identity.revision.startswith("sha256:")
 
 
+@pytest.mark.model
+def test_a_run_of_many_calls_hashes_a_model_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A12: ten calls, each of which names its folder, its fit and its record by the model."""
+    from personalitybench.runs.plan import make_plan
+    from personalitybench.runs.suite import load_suite
+
+    hashed: Counter[Path] = Counter()
+
+    def counting(path: Path) -> str:
+        hashed[path] += 1
+        return sha256_file(path)
+
+    monkeypatch.setattr(files, "sha256_file", counting)
+    monkeypatch.setattr(files, "_HASHES", {})
+    suite = tmp_path / "s.yaml"
+    write(suite, f"name: s\nmodels: [{tiny_model}]\nmethods: [none, p2]\nseeds: [0, 1, 2, 3, 4]\nfloors: false\n")
+    assert len(make_plan(load_suite(str(suite)), tmp_path / "run").calls) == 10
+    assert {path: number for path, number in hashed.items() if number > 1} == {}
+    assert hashed[tiny_model / "model.safetensors"] == 1
+
+
 # Arguments that name files
 
 
@@ -233,6 +256,21 @@ def test_what_an_argument_names_is_part_of_the_revision_by_content(
     assert record(folder, **{key: str(tmp_path / "moved")})["revision"] == one["revision"]
     write(Path(adapters[0]) / "adapter_model.safetensors", "trained on")
     assert record(folder, **{key: adapters[0]})["revision"] != one["revision"]
+
+
+def test_fits_of_two_adapters_are_two(folder: Path, adapters: list[str], tmp_path: Path) -> None:
+    from personalitybench.runs.call_folders import CallFolders
+    from personalitybench.runs.store import RunFolder
+    from personalitybench.runs.suite import load_suite
+
+    models = [{"name": str(folder)}, *({"name": str(folder), "args": {"peft": path}} for path in adapters)]
+    methods = [{"name": "npti", "strengths": [1.0]}]
+    write(tmp_path / "s.yaml", json.dumps({"name": "s", "models": models, "methods": methods}))
+    suite = load_suite(str(tmp_path / "s.yaml"))
+    labels = [CallFolders(suite, RunFolder(tmp_path)).fit(call).label for call in suite.calls()]
+    assert len(set(labels)) == 3
+    write(Path(adapters[1]) / "adapter_model.safetensors", "trained on")
+    assert CallFolders(suite, RunFolder(tmp_path)).fit(list(suite.calls())[2]).label not in labels
 
 
 def test_adapted_models_are_called_by_their_adapters(folder: Path, adapters: list[str]) -> None:

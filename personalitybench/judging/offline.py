@@ -14,7 +14,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from personalitybench.errors import unknown_name
-from personalitybench.files import content_hash, sha256_file
+from personalitybench.files import cached_sha256, content_hash
 from personalitybench.judging.base import (
     FLUENCY,
     JudgeProfile,
@@ -59,7 +59,7 @@ class OfflineJudge:
     @property
     def rubric_sha256(self) -> str:
         """Hash of the heads and of the model whose states they read."""
-        return content_hash([sha256_file(self._path), DEMO_MODEL.sha256])
+        return content_hash([cached_sha256(self._path), DEMO_MODEL.sha256])
 
     async def rate(self, items: Sequence[RatingRequest], report: RatingsReport | None = None) -> Sequence[Verdict]:
         """Rate items.
