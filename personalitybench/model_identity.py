@@ -29,6 +29,7 @@ _DECIDING = {
     *("autogptq", "gptqmodel", "add_bos_token", "enable_thinking", "think_end_token", "chat_template_args"),
 }
 _DECIDING_PREFIX = "bnb_4bit_"
+_OFF_COUNTS = {"enable_thinking", "add_bos_token"}  # without them the template or tokenizer decides
 # Arguments whose values are never files that decide an answer. The model itself is identified apart.
 _NO_FILES = {
     *("pretrained", "model", "revision", "device", "dtype", "backend", "base_url"),
@@ -137,7 +138,7 @@ def model_record(
 def _argument_identity(key: str, args: Mapping[str, Any], adapter_commits: Mapping[str, str] | None) -> str | None:
     """Identity of an argument: a hash of the files that it names, else its value; None if it decides nothing here."""
     value = args[key]
-    if key in _NO_FILES or value is None or value is False or value == "":
+    if key in _NO_FILES or value is None or value == "" or (value is False and key not in _OFF_COUNTS):
         return None
     paths = sorted(set(_paths(value)))
     if paths:
@@ -216,15 +217,19 @@ def _hashes(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
         name = path.relative_to(folder).as_posix()
         if is_folder and path.is_symlink():
             target = path.resolve()
-            if not target.is_relative_to(root):
+            if not target.is_relative_to(root) or _is_left_out(target.relative_to(root)):
                 raise UnreadableModelError(
-                    f"{path} is a link to a folder outside of the model: copy the folder, or remove the link"
+                    f"{path} is a link to a folder that is no part of the model: copy the folder, or remove the link"
                 )
             yield name, f"link:{target.relative_to(root).as_posix()}"
         elif is_folder:
             yield from ((f"{name}/{inner}", digest) for inner, digest in _hashes(path, root))
         else:
             yield name, _file_hash(path)
+
+
+def _is_left_out(path: Path) -> bool:
+    return any(_decides_nothing(part, is_folder=True) for part in path.parts)
 
 
 def _decides_nothing(name: str, *, is_folder: bool) -> bool:

@@ -173,7 +173,7 @@ def test_what_cannot_make_a_board_is_refused_before_anything_is_asked(
     with pytest.raises(DataError, match=r"low.*jsonl:1 is not a sample of lm-eval"):
         judge(folder, "offline")
     samples.write_text("")
-    with pytest.raises(DataError, match="holds no answer"):
+    with pytest.raises(DataError, match="holds 0 answers, but its results state 2"):
         judge(folder, "offline")
     samples.unlink()
     with pytest.raises(DataError, match="run lm_eval with --log_samples"):

@@ -108,6 +108,10 @@ def test_a_link_to_a_folder_within_the_model_counts_by_its_target(folder: Path) 
     assert len({before, inside, revision(folder)}) == 3
     (folder / "code" / "loop").symlink_to("..")
     assert revision(folder)
+    write(folder / ".hidden" / "other.jinja", "not hashed")
+    (folder / "code" / "inner").symlink_to("../.hidden")
+    with pytest.raises(ModelError, match="no part of the model"):
+        identify_folder(folder)
 
 
 @pytest.mark.parametrize("name", ["extra.json", "code/extra.bin"])
@@ -286,14 +290,22 @@ def test_files_within_lists_and_mappings_count(folder: Path, adapters: list[str]
 
 
 @pytest.mark.parametrize(
-    "args", [{"gguf_file": "a.gguf"}, {"load_in_4bit": True}, {"enable_thinking": True}, {"peft": "org/adapter"}]
+    "args", [{"gguf_file": "a.gguf"}, {"load_in_4bit": True}, {"enable_thinking": False}, {"peft": "org/adapter"}]
 )
 def test_arguments_that_change_weights_or_prompts_are_part_of_the_revision(folder: Path, args: dict[str, Any]) -> None:
     assert record(folder, **args)["revision"] != record(folder)["revision"]
 
 
 @pytest.mark.parametrize(
-    "args", [{"dtype": "float32"}, {"device": "cpu"}, {"peft": None}, {"load_in_4bit": False}, {"cache_dir": "."}]
+    "args",
+    [
+        {"dtype": "float32"},
+        {"device": "cpu"},
+        {"peft": None},
+        {"load_in_4bit": False},
+        {"enable_thinking": None},
+        {"cache_dir": "."},
+    ],
 )
 def test_other_arguments_are_not(folder: Path, args: dict[str, Any]) -> None:
     assert record(folder, **args) == record(folder)
