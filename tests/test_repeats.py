@@ -54,7 +54,7 @@ def tuned(*strengths: float) -> dict[str, Any]:
     [
         ({"methods": ["none", "simple", "none"]}, r"methods\.0 and methods\.2 \(none\).*settings are the same"),
         ({"methods": [npti(0.5, 1.0), npti(1.0, 2.0)]}, r"methods\.0 and methods\.1 \(npti\).*both have strength 1\.0"),
-        ({"methods": [npti(1.0), npti(1.0, settings={"max_tokens": None})]}, "strength 1"),
+        ({"methods": [npti(1.0), npti(1.0, settings={"max_tokens": 500})]}, "strength 1"),
         ({"methods": ["p2", tuned(1, 2), tuned(2, 3)]}, r"methods\.1 and methods\.2.*dev half"),
         ({"seeds": [3, 0, 3]}, r"seeds\.0 and seeds\.2 are both 3"),
         ({"judges": ["offline", "offline"]}, r"judges\.0 and judges\.1 have the same id 'offline'"),
