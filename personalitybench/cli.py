@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -17,6 +18,7 @@ from personalitybench.errors import ConfigurationError, PersonalityBenchError
 from personalitybench.interrupts import resumable
 from personalitybench.neurons.commands import neurons_app
 from personalitybench.options import Budget, Calibrations, DryRun
+from personalitybench.outside_text import echo, echo_path, prepare_output, single_line
 from personalitybench.runs.judges_commands import judges_app
 from personalitybench.versions import import_failure, untried_versions
 
@@ -50,6 +52,7 @@ LM_EVAL_CONTEXT = {
 
 def main() -> None:
     """Run the command line; an error of the user's is one line and exit status 2."""
+    prepare_output()
     logging.getLogger("stamina").setLevel(logging.ERROR)  # what failed is said once, in our own words
     try:
         app()
@@ -57,21 +60,22 @@ def main() -> None:
         _fail(str(error))
     except ImportError as error:
         _fail(str(import_failure(error, "this command", "hf")))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (printed whole, but for its controls)
         if untried := untried_versions():
             error.add_note(f"This may come from a version that was not tried: {'; '.join(untried)}")
-        raise
+        echo("".join(traceback.format_exception(error)).rstrip(), err=True)
+        sys.exit(1)
 
 
 def _fail(text: str) -> NoReturn:
-    print(f"personalitybench: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201
+    echo(f"personalitybench: {single_line(text)}", err=True)
     sys.exit(2)
 
 
 def _console() -> Console:
-    from rich.console import Console  # noqa: PLC0415
+    from personalitybench.console import PlainConsole  # noqa: PLC0415
 
-    return Console()
+    return PlainConsole()
 
 
 @app.callback(invoke_without_command=True)
@@ -241,7 +245,7 @@ def tasks() -> None:
     """Print the folder of the lm-eval tasks, for `lm_eval --include_path`."""
     from personalitybench.resources import bundled  # noqa: PLC0415
 
-    typer.echo(bundled("tasks"))
+    echo_path(bundled("tasks"))
 
 
 @app.command(epilog="Example: `lm_eval --model hf --model_args pretrained=$(personalitybench model demo) ...`")
@@ -252,7 +256,7 @@ def model(
     """Print where a model is, fetching the demo model on first use."""
     from personalitybench.models import resolve_model  # noqa: PLC0415
 
-    typer.echo(resolve_model(name, revision).location)
+    echo_path(resolve_model(name, revision).location)
 
 
 @app.command(
@@ -316,7 +320,7 @@ def _show_and_write(board: Leaderboard, output: Path | None) -> None:
     console.print(board_table(board))
     if output is not None:
         for path in write_board(board, output):
-            console.print(str(path), highlight=False, soft_wrap=True)
+            console.print(str(path), soft_wrap=True)
 
 
 @boards_app.command("schema")

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from personalitybench import __version__
 from personalitybench.errors import StorageError
@@ -49,13 +49,13 @@ def examine() -> list[Finding]:
 def show(findings: list[Finding], console: Console) -> None:
     """Print findings as a table."""
     table = Table("", "", "ready", Column("", overflow="fold"))
-    marks = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}
+    marks = {True: Text("yes", style="green"), False: Text("no", style="red"), None: Text()}
     previous = ""
     for finding in findings:
         if previous and finding.area != previous:
             table.add_section()
         area = finding.area if finding.area != previous else ""
-        table.add_row(area, finding.name, marks[finding.ready], escape(finding.detail))
+        table.add_row(area, finding.name, marks[finding.ready], finding.detail)
         previous = finding.area
     console.print(table)
 

@@ -118,7 +118,8 @@ def _stream(url: str, destination: Path) -> None:
                 raise DataError(f"{url} answered {response.status_code} {response.reason}: {advice}")
             expected = int(response.headers.get("Content-Length", 0)) or None
             received = 0
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            label = TextColumn("{task.description}", markup=False)
+            columns = (label, BarColumn(), DownloadColumn(), TransferSpeedColumn())
             console = Console(stderr=True)
             bars = Progress(*columns, transient=True, console=console, disable=not console.is_terminal)
             with bars as progress, destination.open("wb") as stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, sel
 from pydantic import BaseModel
 
 from personalitybench.files import write_atomically, write_json
+from personalitybench.outside_text import escape_markdown
 from personalitybench.resources import bundled
 
 
@@ -71,8 +73,13 @@ def markdown_head(names: Sequence[str]) -> list[str]:
 
 
 def markdown_row(cells: Sequence[object]) -> str:
-    """One line of a Markdown table."""
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    """One line of a Markdown table; cells are escaped as :func:`escape_markdown` says."""
+    return "| " + " | ".join(_markdown_cell(cell) for cell in cells) + " |"
+
+
+def _markdown_cell(value: object) -> str:
+    # A backslash before a bar would take the escape of the bar away.
+    return re.sub(r"\\*\|", lambda match: match[0][:-1] * 2 + "\\|", escape_markdown(value))
 
 
 def write_files(folder: Path, stem: str, report: BaseModel, markdown: str, page: str) -> list[Path]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from personalitybench.errors import ConfigurationError, StorageError
+from personalitybench.outside_text import echo
 
 artifacts_app = typer.Typer(
     no_args_is_help=True,
@@ -32,11 +33,10 @@ def list_artifacts(
     as_json: Annotated[bool, typer.Option("--json", help="All of it as JSON.")] = False,
 ) -> None:
     """List fits, the identification answers that they share, and how much room they take."""
-    from rich.console import Console  # noqa: PLC0415
-
     from personalitybench.artifacts.kept import KeptAnswers, KeptFit, read_store  # noqa: PLC0415
     from personalitybench.artifacts.removal import Choice, choose  # noqa: PLC0415
     from personalitybench.artifacts.tables import store_tables  # noqa: PLC0415
+    from personalitybench.console import PlainConsole  # noqa: PLC0415
 
     store = read_store(verify=verify)
     shown = store.items
@@ -45,9 +45,9 @@ def list_artifacts(
     fits = [item for item in shown if isinstance(item, KeptFit)]
     answers = [item for item in shown if isinstance(item, KeptAnswers)]
     if as_json:
-        typer.echo(store.model_copy(update={"fits": fits, "answers": answers}).model_dump_json(indent=2))
+        echo(store.model_copy(update={"fits": fits, "answers": answers}).model_dump_json(indent=2))
     else:
-        Console().print(store_tables(store, fits, answers))
+        PlainConsole().print(store_tables(store, fits, answers))
     altered = [fit.name for fit in fits if fit.state == "damaged"]
     if verify and altered:
         raise StorageError(
@@ -68,16 +68,15 @@ def show_artifact(
     ] = None,
 ) -> None:
     """Show what a fit depends on, what it took and found, its training curves, and how it is used."""
-    from rich.console import Console  # noqa: PLC0415
-
     from personalitybench.artifacts.kept import KeptAnswers, KeptFit, read_store  # noqa: PLC0415
     from personalitybench.artifacts.render import write_report  # noqa: PLC0415
     from personalitybench.artifacts.report import make_report  # noqa: PLC0415
     from personalitybench.artifacts.tables import answers_table, report_tables  # noqa: PLC0415
     from personalitybench.artifacts.usage import use_lines  # noqa: PLC0415
+    from personalitybench.console import PlainConsole  # noqa: PLC0415
     from personalitybench.pages import NO_PLOTS, can_plot  # noqa: PLC0415
 
-    console = Console()
+    console = PlainConsole()
     found = read_store().find(name)
     if not isinstance(found, KeptFit):
         if output is not None:
@@ -94,7 +93,7 @@ def show_artifact(
             typer.echo(f"personalitybench: {NO_PLOTS}", err=True)
         lines += map(str, write_report(report, output))
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 @artifacts_app.command(
@@ -123,12 +122,11 @@ def prune_artifacts(
 
     Answers and boards of runs stay as they are. What is removed is made again where new answers need it.
     """
-    from rich.console import Console  # noqa: PLC0415
-
     from personalitybench.artifacts.kept import read_store  # noqa: PLC0415
     from personalitybench.artifacts.removal import Choice, choose, clear, parse_age, remove  # noqa: PLC0415
     from personalitybench.artifacts.sizes import freed_by, measure  # noqa: PLC0415
     from personalitybench.artifacts.tables import removal_table  # noqa: PLC0415
+    from personalitybench.console import PlainConsole  # noqa: PLC0415
     from personalitybench.costs import describe_bytes  # noqa: PLC0415
 
     age = None if older_than is None else parse_age(older_than)
@@ -136,7 +134,7 @@ def prune_artifacts(
     store = read_store()
     chosen = choose(store, choice)
     if chosen:
-        Console().print(removal_table(chosen))
+        PlainConsole().print(removal_table(chosen))
         folders = [item.folder for item in chosen]
         size = freed_by(*folders)
         shared = "" if size == measure(*folders)[0] else " (what other fits share stays)"
@@ -156,9 +154,9 @@ def prune_artifacts(
         try:
             freed += remove(item)
         except StorageError as error:
-            typer.echo(f"left: {item.name}: {error}")
+            echo(f"left: {item.name}: {error}")
             continue
-        typer.echo(f"removed: {item.name}")
+        echo(f"removed: {item.name}")
     typer.echo(f"freed: {describe_bytes(freed)}")
 
 

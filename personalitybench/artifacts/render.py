@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from personalitybench.artifacts.report import CURVE_HEAD, FOLDER, ArtifactReport, curve_cells, facts
 from personalitybench.costs import describe_bytes
+from personalitybench.outside_text import escape_markdown
 from personalitybench.pages import can_plot, markdown_head, markdown_row, page_template, write_files
 
 CURVES = (
@@ -33,8 +34,8 @@ def write_report(report: ArtifactReport, folder: Path) -> list[Path]:
 
 def to_markdown(report: ArtifactReport) -> str:
     """The report as Markdown tables."""
-    lines = [f"# {report.name}", "", f"Fit, {report.state}, {describe_bytes(report.bytes)}.", ""]
-    lines += [f"Note: {note}.\n" for note in report.notes]
+    lines = [f"# {escape_markdown(report.name)}", "", f"Fit, {report.state}, {describe_bytes(report.bytes)}.", ""]
+    lines += [f"Note: {escape_markdown(note)}.\n" for note in report.notes]
     lines += [*markdown_head(["", ""]), *(markdown_row(fact) for fact in facts(report))]
     if report.rows:
         lines += ["", "## What was found", "", *markdown_head(list(report.rows[0]))]

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +14,9 @@ from personalitybench.artifacts.kept import About, Kept, KeptAnswers, KeptFit, K
 from personalitybench.artifacts.report import CURVE_HEAD, ArtifactReport, curve_cells, facts
 from personalitybench.artifacts.sizes import measure
 from personalitybench.artifacts.usage import fit_table
+from personalitybench.console import plain_text
 from personalitybench.costs import describe_bytes, describe_cost
+from personalitybench.outside_text import escape_controls
 
 _STYLES = {"complete": "", "interrupted": "yellow", "damaged": "red"}
 
@@ -35,7 +36,7 @@ def store_tables(store: KeptStore, fits: Sequence[KeptFit], answers: Sequence[Ke
         parts += [_table("Identification answers, which fits share", "runs", [*map(_answers_row, answers)]), Text()]
     if not parts:
         parts.append(Text("no fit that is so" if store.fits or store.answers else "no fit was made yet"))
-    parts += [Text(line) for line in _totals(store)]
+    parts += [plain_text(line) for line in _totals(store)]
     return Group(*parts)
 
 
@@ -53,7 +54,7 @@ def removal_table(items: Sequence[Kept]) -> Table:
         else:
             what = "answers" if isinstance(item, KeptAnswers) else "copy of an adapter"
         about = f"{what} of {model}" if model else what
-        table.add_row(escape(item.name), escape(about), describe_bytes(item.bytes), _ago(item.used))
+        table.add_row(item.name, about, describe_bytes(item.bytes), _ago(item.used))
     return table
 
 
@@ -63,9 +64,9 @@ def report_tables(report: ArtifactReport) -> Group:
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in facts(report):
-        grid.add_row(name, Text(value))
-    heading = Text(f"{report.name}: {report.state}, {describe_bytes(report.bytes)}", style="bold")
-    parts: list[Table | Text] = [heading, *(Text(f"{note}", style="yellow") for note in report.notes), grid]
+        grid.add_row(name, value)
+    heading = plain_text(f"{report.name}: {report.state}, {describe_bytes(report.bytes)}", style="bold")
+    parts: list[Table | Text] = [heading, *(plain_text(note, style="yellow") for note in report.notes), grid]
     if report.rows:
         parts += [Text(), fit_table(report.rows)]
     if report.curves:
@@ -86,16 +87,16 @@ def answers_table(answers: KeptAnswers) -> Group:
             ("seed", str(answers.identity.seed)),
             ("set", settings),
         ):
-            grid.add_row(name, Text(value))
+            grid.add_row(name, value)
     grid.add_row("fits", ", ".join(answers.fits) or "none is made of them")
     grid.add_row("folder", str(answers.folder))
-    title = Text(f"{answers.name}: answers of {answers.runs} runs, {describe_bytes(answers.bytes)}", style="bold")
+    title = plain_text(f"{answers.name}: answers of {answers.runs} runs, {describe_bytes(answers.bytes)}", style="bold")
     table = _bare("Runs")
     table.add_column("run", overflow="fold")
     table.add_column("size", justify="right", no_wrap=True)
     for run in sorted(path for path in answers.folder.iterdir() if path.is_dir()):
         table.add_row(run.name, describe_bytes(measure(run)[0]))
-    problem = [Text(f"! {answers.problem}", style="yellow")] if answers.problem else []
+    problem = [plain_text(f"! {answers.problem}", style="yellow")] if answers.problem else []
     return Group(title, *problem, grid, Text(), table)
 
 
@@ -138,7 +139,7 @@ def _answers_row(one: KeptAnswers) -> tuple[Text, str, str, str]:
 
 
 def _named(name: str, lines: Sequence[str]) -> Text:
-    return Text.assemble((name, "bold"), *(f"\n{line}" for line in lines if line))
+    return Text.assemble((escape_controls(name), "bold"), *(f"\n{escape_controls(line)}" for line in lines if line))
 
 
 def _model(about: About) -> str:
@@ -178,7 +179,7 @@ def _curves(report: ArtifactReport) -> Table:
     for number, name in enumerate(CURVE_HEAD):
         table.add_column(name, justify="right" if number else "left", no_wrap=True)
     for curve in report.curves:
-        table.add_row(*map(escape, curve_cells(curve)))
+        table.add_row(*curve_cells(curve))
     return table
 
 
@@ -190,7 +191,7 @@ def _files(report: ArtifactReport) -> Table:
     work = [file for file in report.files if file.path.startswith("work/")]
     for file in report.files:
         if file not in work:
-            table.add_row(escape(file.path), describe_bytes(file.bytes))
+            table.add_row(file.path, describe_bytes(file.bytes))
     if work:
         table.add_row(f"work/ ({_count(len(work), 'file')})", describe_bytes(sum(file.bytes for file in work)))
     return table

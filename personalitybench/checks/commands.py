@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from personalitybench.outside_text import echo
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,9 +25,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Registered name, such
 
 
 def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console  # noqa: PLC0415
+    from personalitybench.console import PlainConsole  # noqa: PLC0415
 
-    return Console(stderr=stderr)
+    return PlainConsole(stderr=stderr)
 
 
 @methods_app.callback()
@@ -83,6 +85,8 @@ def check(
     whole, in a temporary folder: settings with which that takes seconds are its class attribute `check_settings`.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported; our own progress says it all
+    from rich.text import Text  # noqa: PLC0415
+
     from personalitybench.checks.results import Outcome  # noqa: PLC0415
     from personalitybench.checks.show import show_results  # noqa: PLC0415
     from personalitybench.checks.subject import Wanted  # noqa: PLC0415
@@ -99,14 +103,14 @@ def check(
         device=device,
         seed=seed,
     )
-    with _console(stderr=True).status(f"checking {name}") as status:
+    with _console(stderr=True).status(Text(f"checking {name}")) as status:
         results = run_checks(
-            wanted, keep_going=keep_going, starting=lambda what: status.update(f"checking {name}: {what}")
+            wanted, keep_going=keep_going, starting=lambda what: status.update(Text(f"checking {name}: {what}"))
         )
     failed = any(result.outcome is Outcome.FAIL for result in results)
     if as_json:
         found = {"method": name, "passed": not failed, "checks": [result.to_json() for result in results]}
-        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
         show_results(name, results, _console())
     if failed:

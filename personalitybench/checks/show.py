@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
 from personalitybench.backends.needs import CAPABILITIES
 from personalitybench.checks.results import Outcome, Result
@@ -26,9 +26,7 @@ def show_list(console: Console) -> None:
         settings = ", ".join(f"{key}={field.default}" for key, field in kind.Settings.model_fields.items())
         needs = ", ".join(sorted(kind.needs)) or "nothing"
         strength = "yes" if kind.has_strength else "no"
-        table.add_row(
-            escape(f"{name} ({kind.version})"), strength, needs, escape(settings) or "–", escape(kind.summary)
-        )
+        table.add_row(f"{name} ({kind.version})", strength, needs, settings or "–", kind.summary)
     console.print(table)
 
 
@@ -48,14 +46,14 @@ def show_method(name: str, console: Console) -> None:
         "strength": "yes: it scales the effect" if kind.has_strength else "no",
     }
     for title, text in lines.items():
-        console.print(f"{title + ':':10}{text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{title + ':':10}{text}", soft_wrap=True)
     described = describe_settings(kind.Settings)
     if not described:
-        console.print("settings: none", highlight=False)
+        console.print("settings: none")
         return
     table = Table("setting", "default", Column("values", overflow="fold"), Column("what it is for", overflow="fold"))
     for one in described:
-        table.add_row(one.name, escape(one.default), escape(one.values), escape(one.about))
+        table.add_row(one.name, one.default, one.values, one.about)
     console.print(table)
 
 
@@ -65,12 +63,12 @@ def show_results(name: str, results: Sequence[Result], console: Console) -> None
     for result in results:
         colour = COLOURS[result.outcome]
         took = f"{result.seconds:.1f}" if result.seconds >= 0.05 else ""
-        table.add_row(result.check, f"[{colour}]{result.outcome}[/]", escape(result.reason), took)
+        table.add_row(result.check, Text(result.outcome, style=colour), result.reason, took)
     console.print(table)
     failed = [result for result in results if result.outcome is Outcome.FAIL]
     for result in failed:
-        console.print(f"{result.check} promises: {result.promise}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{result.check} promises: {result.promise}", soft_wrap=True)
     passed = sum(result.outcome in {Outcome.PASS, Outcome.NOTE} for result in results)
     counted = f"{passed} passed, {len(failed)} failed, {len(results) - passed - len(failed)} skipped"
     hint = f"; the contract is in {GUIDE}" if failed else ""
-    console.print(f"{name}: {counted}{hint}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{name}: {counted}{hint}", soft_wrap=True)

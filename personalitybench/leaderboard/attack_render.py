@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from rich import box
 from rich.console import Group
 from rich.table import Table
@@ -16,6 +17,7 @@ from rich.text import Text
 from personalitybench.leaderboard.attack_report import AttackReport, JudgeAttack, KindResult, Sway
 from personalitybench.leaderboard.render import number
 from personalitybench.leaderboard.schema import Interval
+from personalitybench.outside_text import escape_markdown
 from personalitybench.pages import markdown_head, markdown_row, page_template, write_files
 
 _SHOWN = 5  # injections on a terminal
@@ -72,12 +74,12 @@ def to_markdown(report: AttackReport) -> str:
     """The report as Markdown."""
     lines = ["# Judges under attack", "", f"{about(report)} {LEGEND}"]
     for judge in report.judges:
-        lines += ["", f"## {judge.judge.id}", ""]
-        lines += [note + "\n" for note in (judge.caveat, *judge.notes) if note]
+        lines += ["", f"## {escape_markdown(judge.judge.id)}", ""]
+        lines += [escape_markdown(note) + "\n" for note in (judge.caveat, *judge.notes) if note]
         lines += markdown_head(["answers", "n", "score", "comp.", ">=4", "fluency", "unr.", "what they are"])
         for kind in judge.kinds:
             lines.append(markdown_row([kind.kind, kind.n, *figures(kind), kind.about]))
-        lines += ["", sway_text(judge.sway), "", *markdown_head(["injection", "n", "sway", "unr."])]
+        lines += ["", escape_markdown(sway_text(judge.sway)), "", *markdown_head(["injection", "n", "sway", "unr."])]
         lines += [markdown_row([one.variant, one.n, _signed(one.mean), one.unrated]) for one in judge.sway.variants]
         if judge.sway.examples:
             lines += [
@@ -87,7 +89,8 @@ def to_markdown(report: AttackReport) -> str:
                 *markdown_head(["injection", "target", "before", "after", "text"]),
             ]
             for one in judge.sway.examples:
-                text = "`" + visible(one.answer).replace("`", "'") + "`"
+                # Markup: in a code span nothing is HTML.
+                text = Markup("`" + visible(one.answer).replace("`", "'") + "`")  # noqa: S704
                 lines.append(markdown_row([one.variant, one.target, number(one.before), number(one.after), text]))
     return "\n".join(lines) + "\n"
 
@@ -136,8 +139,7 @@ def _kinds_table(judge: JudgeAttack) -> Table:
     for place, kind in enumerate(judge.kinds):
         if kind.reference and not judge.kinds[place - 1].reference:
             table.add_section()
-        cells = [cell.replace("[", r"\[") for cell in figures(kind)]
-        table.add_row(kind.kind, str(kind.n), *cells, style="dim" if kind.reference else "")
+        table.add_row(kind.kind, str(kind.n), *figures(kind), style="dim" if kind.reference else "")
     return table
 
 

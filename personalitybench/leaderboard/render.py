@@ -18,6 +18,7 @@ from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.fit_costs import FITS_LEGEND, fit_costs, fit_table
 from personalitybench.leaderboard.plots import sweep_figure
 from personalitybench.leaderboard.schema import Composite, Floor, Leaderboard, MethodId, Row, Sweep
+from personalitybench.outside_text import escape_markdown
 from personalitybench.pages import HOW_TO_GET_PLOTS, can_plot, markdown_head, markdown_row, page_template
 from personalitybench.strengths import show_strength
 from personalitybench.traits import TARGETS, TRAIT_NAMES
@@ -186,7 +187,7 @@ def to_markdown(board: Leaderboard) -> str:
     measures = ["fluency", "repetition", "unfinished", "unrated"]
     head = ["model", "method", "strength", "average", *mapped, *TRAIT_NAMES, *measures]
     labels = row_labels(board)
-    lines = [f"# {board.name}", "", _about(board), "", *markdown_head(head)]
+    lines = [f"# {escape_markdown(board.name)}", "", escape_markdown(_about(board)), "", *markdown_head(head)]
     for row in board.rows:
         cells = [row.identity.model.name, labels[row.id], strength_note(row, board), with_interval(row.average)]
         cells += [with_interval(row.mapped.average) if row.mapped else "–" for _ in mapped]
@@ -202,9 +203,9 @@ def to_markdown(board: Leaderboard) -> str:
         cells += [number(text_mean(floor, "unfinished")), unrated_total(floor, board)]
         lines.append(markdown_row(cells))
     if board.floors:
-        lines += ["", about_floors(board)]
+        lines += ["", escape_markdown(about_floors(board))]
     if board.mapped_to:
-        lines += ["", mapped_note(board)]
+        lines += ["", escape_markdown(mapped_note(board))]
     if any(row.targets for row in board.rows):
         lines += ["", "Mean score of each target (1-5, 3 is neutral):", ""]
         lines += [markdown_row(["method", *map(str, TARGETS)]), markdown_row(["---"] * (len(TARGETS) + 1))]
@@ -224,7 +225,7 @@ def to_markdown(board: Leaderboard) -> str:
         head, *rows = choice_rows(sweep)
         lines += [
             "",
-            f"{_about_sweep(sweep)} {CHOICE_LEGEND}.",
+            escape_markdown(f"{_about_sweep(sweep)} {CHOICE_LEGEND}."),
             "",
             markdown_row(head),
             markdown_row(["---"] * len(head)),

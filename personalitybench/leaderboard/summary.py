@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from personalitybench.costs import describe_cost
@@ -66,7 +65,7 @@ def board_table(board: Leaderboard) -> Table:
         protocol = row.identity.method.strength_protocol
         cells += [
             labels[row.id] + (f"\n{protocol}" if protocol else ""),
-            with_interval(row.average).replace("[", r"\["),
+            with_interval(row.average),
         ]
         cells += [number(row.mapped.average.mean if row.mapped else None)] if board.mapped_to else []
         cells += [number(row.traits[name].mean, 1) if name in row.traits else "–" for name in TRAIT_NAMES]
@@ -78,7 +77,7 @@ def board_table(board: Leaderboard) -> Table:
         table.add_section()
     for floor in floors:
         cells = [] if one else [""]
-        cells += [f"floor: {floor.kind}", with_interval(floor.average).replace("[", r"\[")]
+        cells += [f"floor: {floor.kind}", with_interval(floor.average)]
         cells += ["–"] if board.mapped_to else []
         cells += [number(floor.traits[name].mean, 1) for name in TRAIT_NAMES]
         cells += [number(floor.fluency_average.mean, 1)]
@@ -89,7 +88,7 @@ def board_table(board: Leaderboard) -> Table:
 
 def _fits(board: Leaderboard) -> list[str]:
     """What the fits took, a line each: the table is as wide as a terminal without it."""
-    return [escape(f"fit of {label}: {describe_cost(cost)}") for label, cost in fit_costs(board).items()]
+    return [f"fit of {label}: {describe_cost(cost)}" for label, cost in fit_costs(board).items()]
 
 
 def _floor_notes(board: Leaderboard, labels: Mapping[str, str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from personalitybench.errors import ConfigurationError
+from personalitybench.outside_text import echo, echo_path
 
 if TYPE_CHECKING:
     from personalitybench.model_identity import ModelIdentity
@@ -29,8 +30,7 @@ def report(
     strongest: Annotated[int, typer.Option(help="How many of each target's strongest neurons to list.")] = 5,
 ) -> None:
     """Show neurons by target and layer, what targets share, and the strongest neurons."""
-    from rich.console import Console  # noqa: PLC0415
-
+    from personalitybench.console import PlainConsole  # noqa: PLC0415
     from personalitybench.neurons.collection import find_sets  # noqa: PLC0415
     from personalitybench.neurons.render import write_report  # noqa: PLC0415
     from personalitybench.neurons.report import make_report  # noqa: PLC0415
@@ -38,14 +38,14 @@ def report(
     from personalitybench.pages import NO_PLOTS, can_plot  # noqa: PLC0415
 
     made = make_report(find_sets(folder), strongest)
-    console = Console()
+    console = PlainConsole()
     console.print(report_tables(made))
     if output is None:
         return
     if not can_plot():
         typer.echo(f"personalitybench: {NO_PLOTS}", err=True)
     for path in write_report(made, output):
-        console.print(str(path), highlight=False, soft_wrap=True)
+        console.print(str(path), soft_wrap=True)
 
 
 @neurons_app.command("export", epilog="Example: `personalitybench neurons export FOLDER-OF-A-FIT --output files`")
@@ -58,7 +58,7 @@ def export_files(
     from personalitybench.neurons.exchange import export_official  # noqa: PLC0415
 
     for path in export_official(find_sets(folder), output):
-        typer.echo(path)
+        echo_path(path)
 
 
 @neurons_app.command(
@@ -90,7 +90,7 @@ def import_files(
         typer.echo(f"{target}: no intervention yet, it needs the neurons of {target.opposite}, too")
     if imported.ready:
         metadata = {"method": "npti", "strength": 1.4, "artifact": str(output)}
-        typer.echo(f"Ready: {', '.join(map(str, imported.ready))}. To steer: --metadata '{json.dumps(metadata)}'")
+        echo(f"Ready: {', '.join(map(str, imported.ready))}. To steer: --metadata '{json.dumps(metadata)}'")
 
 
 def _shape(

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from personalitybench.neurons.report import NeuronReport, Spread
 from personalitybench.neurons.tables import title
+from personalitybench.outside_text import escape_markdown
 from personalitybench.pages import can_plot, markdown_head, markdown_row, page_template, write_files
 
 
@@ -28,7 +29,7 @@ def write_report(report: NeuronReport, folder: Path) -> list[Path]:
 
 def to_markdown(report: NeuronReport) -> str:
     """The report as Markdown tables."""
-    lines = ["# Personality neurons", "", f"{title(report)}.", ""]
+    lines = ["# Personality neurons", "", f"{escape_markdown(title(report))}.", ""]
     lines += ["δ is how much more often a neuron is active than under the opposite pole.", ""]
     names = [_words(one.target) for one in report.targets]
     lines += markdown_head(

@@ -69,7 +69,7 @@ def attack_judges(
     report = make_report([(create_judge(name), _read(attack.ratings(name), name)) for name in judges], questions)
     console.print(report_tables(report))
     for path in write_report(report, output) if output is not None else []:
-        console.print(str(path.resolve()), highlight=False, soft_wrap=True)
+        console.print(str(path.resolve()), soft_wrap=True)
 
 
 def _read(ratings: AttackRatings, name: str) -> list[RatedAttack]:

@@ -32,4 +32,4 @@ def publish(
     for board, _ in boards.values():
         console.print(board_table(board))
     for path in paths:
-        console.print(str(path.resolve()), highlight=False, soft_wrap=True)
+        console.print(str(path.resolve()), soft_wrap=True)

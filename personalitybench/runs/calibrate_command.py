@@ -46,7 +46,7 @@ def calibrate_judge(options: CompareOptions, output: Path | None, console: Conso
     path = output or Path(f"{names[0]}-to-{reference.replace(':', '-')}.json")
     write_calibration(calibration, path)
     console.print(_tables(calibration))
-    console.print(str(path.resolve()), highlight=False, soft_wrap=True)
+    console.print(str(path.resolve()), soft_wrap=True)
 
 
 def _tables(calibration: Calibration) -> Group:

@@ -118,7 +118,7 @@ def run_suite(
     publish(boards, folder, suite.judges, console)
     spent = [f"{stage} {seconds:.0f} s" for stage, seconds in progress.seconds.items() if seconds >= 0.5]
     if spent:
-        console.print(f"time: {', '.join(spent)}", highlight=False)
+        console.print(f"time: {', '.join(spent)}")
 
 
 def _check_stages(stages: Sequence[str]) -> None:

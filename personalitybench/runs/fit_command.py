@@ -87,7 +87,7 @@ def fit_method(options: FitOptions, console: Console) -> Artifact | None:
         ):
             artifact = fit.make(location, device=spec.device, report=stage.show)
     if artifact is None:
-        console.print(f"method {options.method!r} fits nothing: it can be used as it is", highlight=False)
+        console.print(f"method {options.method!r} fits nothing: it can be used as it is")
         return None
     _show(fit, artifact, console)
     return artifact
@@ -99,9 +99,9 @@ def _show(fit: Fit, artifact: Artifact, console: Console) -> None:
     if rows:
         console.print(fit_table(rows))
     if artifact.cost is not None:
-        console.print(f"took: {describe_cost(artifact.cost)}", highlight=False)
+        console.print(f"took: {describe_cost(artifact.cost)}")
     settings = fit.method.settings
     later = settings.model_dump(mode="json", include=set(settings.used_after_fit) & settings.model_fields_set)
     metadata = use_metadata(fit.identity, str(artifact.folder), has_strength=fit.method.has_strength, settings=later)
     for line in use_lines(metadata):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)

@@ -26,16 +26,16 @@ def _default(context: typer.Context) -> None:
 @judges_app.command("list")
 def list_judges() -> None:
     """List the judges (also what `personalitybench judges` does by itself)."""
-    from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
+    from personalitybench.console import PlainConsole  # noqa: PLC0415
     from personalitybench.judging.base import judge_names, load_profile  # noqa: PLC0415
 
     table = Table("judge", "provider", "what it is")
     for name in judge_names():
         profile = load_profile(name)
         table.add_row(profile.id, profile.provider, profile.summary)
-    Console().print(table)
+    PlainConsole().print(table)
 
 
 @judges_app.command(
@@ -64,8 +64,7 @@ def compare(
 
     Ratings that are there already are used. Interrupt it when you like: the same command goes on from there.
     """
-    from rich.console import Console  # noqa: PLC0415
-
+    from personalitybench.console import PlainConsole  # noqa: PLC0415
     from personalitybench.runs.compare_command import CompareOptions, compare_judges  # noqa: PLC0415
 
     options = CompareOptions(
@@ -80,7 +79,7 @@ def compare(
         dry_run=dry_run,
     )
     with resumable():
-        compare_judges(options, Console())
+        compare_judges(options, PlainConsole())
 
 
 @judges_app.command(
@@ -105,12 +104,11 @@ def attack(
     of both poles to compare with. Interrupt it when you like: what is rated is kept, and counts for the floors of
     boards, too.
     """
-    from rich.console import Console  # noqa: PLC0415
-
+    from personalitybench.console import PlainConsole  # noqa: PLC0415
     from personalitybench.runs.attack_command import attack_judges  # noqa: PLC0415
 
     with resumable():
-        attack_judges(judges, questions, output, Console(), budget=budget, dry_run=dry_run)
+        attack_judges(judges, questions, output, PlainConsole(), budget=budget, dry_run=dry_run)
 
 
 @judges_app.command(
@@ -138,8 +136,7 @@ def calibrate(
 
     A board shows mapped figures beside its own with `judge ... --calibration FILE`, never instead.
     """
-    from rich.console import Console  # noqa: PLC0415
-
+    from personalitybench.console import PlainConsole  # noqa: PLC0415
     from personalitybench.runs.calibrate_command import calibrate_judge  # noqa: PLC0415
     from personalitybench.runs.compare_command import CompareOptions  # noqa: PLC0415
 
@@ -152,4 +149,4 @@ def calibrate(
         dry_run=dry_run,
     )
     with resumable():
-        calibrate_judge(options, output, Console())
+        calibrate_judge(options, output, PlainConsole())

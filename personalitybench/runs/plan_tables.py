@@ -24,13 +24,13 @@ def show_plan(plan: Plan, console: Console) -> None:
     if plan.judges:
         parts.append(("ratings", lambda: _judges(plan)))
     parts += [("model", lambda: _models(plan)), ("disk, roughly", lambda: _disk(plan))]
-    console.print(f"suite {plan.suite}, folder {plan.folder}: nothing was run", highlight=False, markup=False)
+    console.print(f"suite {plan.suite}, folder {plan.folder}: nothing was run")
     for title, table in parts:
-        console.print(f"\n[bold]{title}[/bold]", highlight=False)
+        console.print(f"\n{title}", style="bold")
         console.print(table())
     console.print()
     for line in (*_hours(plan.models), *plan.notes):
-        console.print(f"- {line}", highlight=False, markup=False)
+        console.print(f"- {line}")
 
 
 def _table(*columns: str, words: int) -> Table:

@@ -30,12 +30,12 @@ class RunProgress:
         self.console = console
         self.seconds: dict[str, float] = {}
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -66,7 +66,7 @@ class RunProgress:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self.bars.console.print(text, highlight=False, markup=False)
+        self.bars.console.print(text)
 
 
 class Stage:

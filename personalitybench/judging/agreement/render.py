@@ -11,6 +11,7 @@ from personalitybench.judging.agreement.measures import CATEGORIES
 from personalitybench.judging.agreement.plots import draw
 from personalitybench.judging.agreement.schema import Agreement, AgreementReport, AspectFigures, Pair
 from personalitybench.judging.agreement.words import MEASURES, number, with_interval
+from personalitybench.outside_text import escape_markdown
 from personalitybench.pages import HOW_TO_GET_PLOTS, can_plot, markdown_head, markdown_row, page_template, write_files
 
 
@@ -61,7 +62,12 @@ def to_html(report: AgreementReport) -> str:
 
 def to_markdown(report: AgreementReport) -> str:
     """The report as Markdown tables."""
-    lines = ["# Agreement of judges", "", f"{words.title(report)}. {words.about_intervals(report)}", ""]
+    lines = [
+        "# Agreement of judges",
+        "",
+        escape_markdown(f"{words.title(report)}. {words.about_intervals(report)}"),
+        "",
+    ]
     lines += [f"- {name}: {about}" for name, about in MEASURES.values()]
     lines += ["", words.UNDEFINED]
     for aspect in report.aspects:
@@ -76,13 +82,18 @@ def to_markdown(report: AgreementReport) -> str:
             lines += ["", together] if (together := words.together(aspect)) else []
         lines += _methods(aspect, report)
         for pair in words.compared(aspect):
-            lines += ["", f"### {words.pair_name(pair)}: {aspect.aspect}", *_counts(pair), *_groups(pair)]
+            lines += [
+                "",
+                f"### {escape_markdown(words.pair_name(pair))}: {aspect.aspect}",
+                *_counts(pair),
+                *_groups(pair),
+            ]
     lines += ["", "## What the ratings depend on", "", *markdown_head(["judge", "identity"])]
     for judge, identity in report.identities.items():
         lines.append(
             markdown_row([judge, ", ".join(f"{key} {value}" for key, value in identity.items()) or words.DASH])
         )
-    lines += ["", f"Made by personalitybench {report.personalitybench}."]
+    lines += ["", f"Made by personalitybench {escape_markdown(report.personalitybench)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -131,7 +142,7 @@ def _methods(aspect: AspectFigures, report: AgreementReport) -> list[str]:
 
 def _counts(pair: Pair) -> list[str]:
     """Answers by both ratings."""
-    lines = ["", f"Answers by rounded rating of {pair.first} (down) and {pair.second} (across):", ""]
+    lines = ["", escape_markdown(f"Answers by rounded rating of {pair.first} (down) and {pair.second} (across):"), ""]
     lines += markdown_head(["", *map(str, CATEGORIES)])
     return lines + [markdown_row([name, *row]) for name, row in zip(CATEGORIES, pair.counts, strict=True)]
 
