@@ -17,7 +17,7 @@ from personalitybench.checks.commands import methods_app
 from personalitybench.errors import ConfigurationError, PersonalityBenchError
 from personalitybench.interrupts import resumable
 from personalitybench.neurons.commands import neurons_app
-from personalitybench.options import Budget, Calibrations, DryRun
+from personalitybench.options import Budget, Calibrations, DryRun, TrustRemoteCode
 from personalitybench.outside_text import echo, echo_path, prepare_output, single_line
 from personalitybench.runs.judges_commands import judges_app
 from personalitybench.versions import import_failure, untried_versions
@@ -113,6 +113,7 @@ def run(
         typer.Option(help="With --dry-run: tokens per second, prompt=20000,new=2500,trained=4000."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
+    trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes.
 
@@ -160,6 +161,7 @@ def judge(
         typer.Option(help="Floors: what the judge gives to answers that show no trait; default: as the suite says."),
     ] = None,
     calibration: Calibrations = None,
+    trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Have saved answers rated by a judge, and make its board; the model that wrote them is not needed.
 
@@ -207,6 +209,7 @@ def fit(
     data_dir: Annotated[Path | None, typer.Option(help="Local copy of the official data.")] = None,
     prompts: Annotated[str, typer.Option(help="Wording: project or official.")] = "project",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
+    trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Fit a method to a model, once: find NPTI's neurons, say. A suite finds what is fitted; interrupt and resume."""
     os.environ.setdefault("TQDM_DISABLE", "1")

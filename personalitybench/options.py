@@ -7,11 +7,29 @@ from typing import Annotated
 
 import typer
 
+from personalitybench.argument_policy import TRUST_OPTION, TRUST_VARIABLE, allow_remote_code
+
 Budget = Annotated[float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")]
 DryRun = Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")]
 Calibrations = Annotated[
     list[Path] | None,
     typer.Option(help="File of `judges calibrate` (repeatable): its judge's board shows mapped figures, too."),
+]
+
+
+def _trust(given: bool) -> bool:
+    if given:
+        allow_remote_code()
+    return given
+
+
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        TRUST_OPTION,
+        callback=_trust,
+        help=f"Let models run code of their folders ('trust_remote_code'); {TRUST_VARIABLE}=1 does the same.",
+    ),
 ]
 Sample = Annotated[int | None, typer.Option(min=1, help="So many answers of each method and target, by a fixed rule.")]
 Answers = Annotated[

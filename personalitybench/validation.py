@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from personalitybench.argument_policy import allow_remote_code, redact, refuse_secrets
 from personalitybench.errors import ConfigurationError
 
 M = TypeVar("M", bound=BaseModel)
@@ -41,14 +42,30 @@ def parse_pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals or not name.strip():
-            raise ConfigurationError(f"{option} {pair!r}: write NAME=VALUE")
+            raise ConfigurationError(f"{option} {redact(pair)!r}: write NAME=VALUE")
         if name.strip() in found:
             raise ConfigurationError(f"{option}: {name.strip()!r} is given twice: give it once")
         try:
             found[name.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigurationError(f"{option} {pair!r}: the value is not YAML: quote it") from error
+            raise ConfigurationError(f"{option} {redact(pair)!r}: the value is not YAML: quote it") from error
     return found
+
+
+def parse_model_arguments(text: str) -> dict[str, Any]:
+    """Read ``--model-args name=value,name=value``; ``trust_remote_code=true`` in it is the user's word.
+
+    Raises:
+        ConfigurationError: As :func:`parse_pairs`, or an argument is a secret.
+    """
+    arguments = parse_pairs([part for part in text.split(",") if part], "--model-args")
+    try:
+        refuse_secrets(arguments)
+    except ValueError as error:
+        raise ConfigurationError(f"--model-args: {error}") from error
+    if arguments.get("trust_remote_code") is True:
+        allow_remote_code()
+    return arguments
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -66,7 +83,7 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{place!r} is missing{more}"
     message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+    given = "" if first["type"] == "value_error" else f", not {redact(first['input'])!r}"
     return f"{place + ': ' if place else ''}{message}{given}{more}"
 
 

@@ -15,6 +15,7 @@ from lm_eval.models.api_models import TemplateAPI
 from lm_eval.models.openai_completions import LocalChatCompletion
 from lm_eval.models.utils import Collator
 
+from personalitybench.argument_policy import redact, refuse_remote_code
 from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VLLM
 from personalitybench.errors import ModelError
 from personalitybench.models import resolve_model
@@ -60,9 +61,11 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
         device: Torch device, or None for the default.
 
     Raises:
+        ConfigurationError: It would run code of the model's folder, which the user did not allow.
         ModelError: No such type, or it cannot be loaded.
         MissingDependencyError: A package is missing.
     """
+    refuse_remote_code(args, f"model {args.get('pretrained', args.get('model', backend))}")
     warn_of_untried_versions()
     with quiet_libraries():
         try:
@@ -84,7 +87,10 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
             raise import_failure(error, f"backend {backend!r}", _extra(backend)) from error
         except (OSError, ValueError, TypeError, AttributeError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"backend {backend!r} cannot load a model with {dict(args)}: {first}") from error
+            name = args.get("pretrained", args.get("model", "without a name"))
+            others = ", ".join(sorted(args.keys() - {"pretrained", "model"})) or "none"
+            text = f"backend {backend!r} cannot load model {name} (arguments: {others}): {redact(first)}"
+            raise ModelError(text) from error
         if is_transformers(backend):
             from personalitybench.backends.grouped_attention import group_queries  # noqa: PLC0415 (torch)
 

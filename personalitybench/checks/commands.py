@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from personalitybench.options import TrustRemoteCode
 from personalitybench.outside_text import echo
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def check(
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     keep_going: Annotated[bool, typer.Option("--keep-going", help="After a failure, check what is left.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Check that a method keeps the contract. Exit status 1 if it does not, 2 if it could not be asked to.
 
@@ -91,7 +93,7 @@ def check(
     from personalitybench.checks.show import show_results  # noqa: PLC0415
     from personalitybench.checks.subject import Wanted  # noqa: PLC0415
     from personalitybench.checks.suite import run_checks  # noqa: PLC0415
-    from personalitybench.validation import parse_pairs  # noqa: PLC0415
+    from personalitybench.validation import parse_model_arguments, parse_pairs  # noqa: PLC0415
 
     wanted = Wanted(
         name=name,
@@ -99,7 +101,7 @@ def check(
         strength=strength,
         model=None if no_model else model,
         backend=backend,
-        model_args=parse_pairs([part for part in model_args.split(",") if part], "--model-args"),
+        model_args=parse_model_arguments(model_args),
         device=device,
         seed=seed,
     )

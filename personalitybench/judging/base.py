@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from personalitybench.argument_policy import Arguments, refuse_remote_code
 from personalitybench.errors import ConfigurationError, unknown_name
 from personalitybench.files import content_hash
 from personalitybench.registry import Registry
@@ -114,6 +115,9 @@ def verdict_from_json(value: Mapping[str, Any]) -> Verdict:
     return Rating(float(value["rating"]), str(value.get("explanation", "")), dict(value.get("basis", {})))
 
 
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
 class Sunset(BaseModel):
     """When a judge's model goes, as far as it is known.
 
@@ -147,12 +151,12 @@ class JudgeProfile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    id: str = Field(pattern=f"^{_ID.pattern}$")
     provider: str
     summary: str
     caveat: str = ""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    client: dict[str, Any] = Field(default_factory=dict)
+    settings: Arguments = Field(default_factory=dict)
+    client: Arguments = Field(default_factory=dict)
     sunset: Sunset | None = None
 
     @property
@@ -227,6 +231,11 @@ def judge_names() -> list[str]:
     return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
 
 
+def is_profile_file(name: str) -> bool:
+    """Whether a judge's name is the path of a profile, no id."""
+    return name.endswith((".yaml", ".yml"))
+
+
 def load_profile(name: str) -> JudgeProfile:
     """Load a profile by id, or from a YAML file.
 
@@ -235,9 +244,9 @@ def load_profile(name: str) -> JudgeProfile:
     Raises:
         ConfigurationError: No such judge, or the file is wrong.
     """
-    is_file = name.endswith((".yaml", ".yml"))
-    places = [Path(name)] if is_file else [folder / f"{name}.yaml" for folder in _folders()]
-    path = next((place for place in places if place.is_file()), None)
+    places = [Path(name)] if is_profile_file(name) else [folder / f"{name}.yaml" for folder in _folders()]
+    known = is_profile_file(name) or _ID.fullmatch(name)  # an id with a slash would be a path
+    path = next((place for place in places if known and place.is_file()), None)
     if path is None:
         raise unknown_name("judge", name, judge_names())
     try:
@@ -254,11 +263,12 @@ def create_judge(name: str) -> Judge:
     """Build a judge by the id of its profile; the same judge (with its loaded model) for the same name.
 
     Raises:
-        ConfigurationError: No such judge, or its profile is wrong.
+        ConfigurationError: No such judge, its profile is wrong, or it runs code that the user did not allow.
     """
     profile = load_profile(name)
     if warning := profile.warning(dt.datetime.now(dt.UTC).date()):
         logger.warning(warning)
+    refuse_remote_code(profile.settings | profile.client, f"judge profile {profile.id!r}")
     return judges.get(profile.provider)(profile)
 
 

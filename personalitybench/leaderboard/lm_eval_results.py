@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from personalitybench.argument_policy import redact
 from personalitybench.costs import FitCost
 from personalitybench.errors import DataError
 from personalitybench.files import read_json
@@ -156,7 +157,7 @@ def provenance(
     untried: Sequence[str],
 ) -> Provenance:
     """How a row came to be; the same for a run and an import. ``fit`` is a :class:`FitCost` as plain data."""
-    kept = {key: str(value) for key, value in sorted(args.items()) if key not in _PLACE_ARGUMENTS}
+    kept = {key: str(value) for key, value in sorted(redact(args).items()) if key not in _PLACE_ARGUMENTS}
     return Provenance(
         backend=backend,
         backend_args=kept,

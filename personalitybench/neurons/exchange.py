@@ -130,7 +130,7 @@ def shape_of_model(name: str, revision: str | None = None) -> tuple[ModelIdentit
     local = Path(resolved.location).is_dir()
     try:
         config = AutoConfig.from_pretrained(
-            resolved.location, **({} if local else {"revision": resolved.identity.revision})
+            resolved.location, trust_remote_code=False, **({} if local else {"revision": resolved.identity.revision})
         )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)

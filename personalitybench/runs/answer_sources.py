@@ -49,12 +49,13 @@ class AnswerSource:
     frozen: RatingTable | None = None
 
 
-def open_source(name: str, progress: RunProgress) -> AnswerSource:
+def open_source(name: str, progress: RunProgress, judges: Sequence[str] = ()) -> AnswerSource:
     """Find answers.
 
     Args:
         name: Folder of a run or of lm-eval's results, a file of frozen ratings, or ``gold``.
         progress: Where progress is shown.
+        judges: Those that the user named.
 
     Raises:
         PersonalityBenchError: There are no answers, or not all of a run.
@@ -70,7 +71,7 @@ def open_source(name: str, progress: RunProgress) -> AnswerSource:
     if path.is_file() and path.suffix == ".jsonl":
         table = read_table(path)
         return AnswerSource(table.source, table.answers, frozen=table)
-    found, _ = open_answers(path, progress)
+    found, _ = open_answers(path, progress, named=judges)
     parts = list(_of_lm_eval(found) if isinstance(found, LmEvalFolder) else _of_run(found))
     kind = "lm-eval's answers in" if isinstance(found, LmEvalFolder) else "run"
     answers = _together(parts)

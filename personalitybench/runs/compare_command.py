@@ -71,7 +71,7 @@ def compare_judges(options: CompareOptions, console: Console) -> None:
     if options.output is not None:
         paths += write_report(report, options.output)
     for path in paths:
-        console.print(str(path.resolve()), highlight=False, soft_wrap=True)
+        console.print(str(path.resolve()), soft_wrap=True)
 
 
 def rate_table(options: CompareOptions, console: Console) -> RatingTable | None:
@@ -84,7 +84,7 @@ def rate_table(options: CompareOptions, console: Console) -> RatingTable | None:
         PersonalityBenchError: Something is wrong; ratings that were made are kept.
     """
     with RunProgress(console) as progress:
-        source = open_source(options.answers, progress)
+        source = open_source(options.answers, progress, options.judges)
         if options.export is not None:
             _export(source, options, progress)
             if not options.judges and not options.human:

@@ -18,7 +18,7 @@ from personalitybench.questions import shared_source
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.suite import ModelSpec
-from personalitybench.validation import parse_pairs
+from personalitybench.validation import parse_model_arguments, parse_pairs
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def fit_method(options: FitOptions, console: Console) -> Artifact | None:
     spec = ModelSpec(
         name=options.model,
         backend=options.backend,
-        args=parse_pairs([part for part in options.model_args.split(",") if part], "--model-args"),
+        args=parse_model_arguments(options.model_args),
         revision=options.revision,
         device=options.device,
     )

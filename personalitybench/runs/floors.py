@@ -12,7 +12,7 @@ from personalitybench.errors import (
     ModelError,
 )
 from personalitybench.judging import create_judge
-from personalitybench.judging.base import fingerprint
+from personalitybench.judging.base import fingerprint, is_profile_file
 from personalitybench.leaderboard.floors import build_floors, floor_ratings, missing_floors
 from personalitybench.leaderboard.schema import Floors
 from personalitybench.runs.progress import RunProgress
@@ -60,6 +60,8 @@ def floors_by(rated_by: Mapping[str, str], progress: RunProgress) -> Floors:
         The floors, or why there are none: the judge is not known here, or is another by the same name.
     """
     name = rated_by["id"]
+    if is_profile_file(name):  # of this machine only where the user names it
+        return missing_floors(f"the judge {name} is no id of a profile that is here")
     try:
         judge = create_judge(name)
     except CANNOT_BE_ASKED as error:

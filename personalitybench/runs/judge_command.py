@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from personalitybench.errors import ConfigurationError, StorageError
+from personalitybench.judging.base import is_profile_file
 from personalitybench.leaderboard.lm_eval_results import holds_results
 from personalitybench.leaderboard.mapped import calibrations_of
 from personalitybench.runs.batches import before_rating, check_batches
@@ -47,7 +48,9 @@ def judge_run(
         PersonalityBenchError: Something is wrong; what was finished is kept.
     """
     with RunProgress(console) as progress:
-        run, own = open_answers(folder, progress, floors)
+        run, own = open_answers(folder, progress, floors, named=judges)
+        if not judges:
+            _refuse_foreign_profiles(own, folder / "suite.yaml", ())
         wanted = list(judges) or own
         if not wanted:
             raise ConfigurationError(
@@ -71,7 +74,7 @@ def judge_run(
 
 
 def open_answers(
-    folder: Path, progress: RunProgress, floors: bool | None = None
+    folder: Path, progress: RunProgress, floors: bool | None = None, named: Sequence[str] = ()
 ) -> tuple[Run | LmEvalFolder, list[str]]:
     """Open a folder of answers.
 
@@ -79,16 +82,20 @@ def open_answers(
         folder: Of a run, or one that lm_eval was given as ``--output_path``.
         progress: Where progress is shown.
         floors: As for :func:`judge_run`.
+        named: Judges that the user named.
 
     Returns:
         The answers, and the judges that their suite names; lm-eval's have none.
 
     Raises:
         StorageError: It holds neither.
+        ConfigurationError: Its suite names a profile file that the user did not name and that is needed.
     """
     suite_file = folder / "suite.yaml"
     if suite_file.is_file():
         suite = load_suite(str(suite_file))
+        if any(method.choose_on for method in suite.methods):  # ratings of the first judge chose the strengths
+            _refuse_foreign_profiles(suite.judges[:1], suite_file, named)
         if floors is not None:
             suite = suite.model_copy(update={"floors": floors})
         return Run(suite, folder, progress), list(suite.judges)
@@ -98,3 +105,14 @@ def open_answers(
         f"{folder} holds no run (suite.yaml is missing) and no results of lm_eval (results_*.json): name the folder of "
         "a run, such as runs/demo, or one that lm_eval was given as --output_path"
     )
+
+
+def _refuse_foreign_profiles(judges: Sequence[str], file: Path, named: Sequence[str]) -> None:
+    """Refuse profile files that only a folder's suite names: they decide what is loaded and where answers go."""
+    yours = {Path(name).resolve() for name in named if is_profile_file(name)}
+    for judge in judges:
+        if is_profile_file(judge) and Path(judge).resolve() not in yours:
+            raise ConfigurationError(
+                f"{file} names the judge profile {judge}, a file that you did not name: if you trust it, name it "
+                f"yourself ('personalitybench judge {file.parent} --judge {judge}')"
+            )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from personalitybench.interrupts import resumable
-from personalitybench.options import Answers, Budget, DryRun, People, Sample
+from personalitybench.options import Answers, Budget, DryRun, People, Sample, TrustRemoteCode
 
 judges_app = typer.Typer(
     invoke_without_command=True,
@@ -59,6 +59,7 @@ def compare(
     export: Annotated[Path | None, typer.Option(help="Write the answers as a CSV table for people to rate.")] = None,
     budget: Budget = None,
     dry_run: DryRun = False,
+    trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Find out how far judges agree on the same answers; with people, and each with itself.
 
@@ -97,6 +98,7 @@ def attack(
     ] = None,
     budget: Budget = None,
     dry_run: DryRun = False,
+    trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Show how each judge fares on answers that try to take it in.
 
@@ -131,6 +133,7 @@ def calibrate(
     ] = None,
     budget: Budget = None,
     dry_run: DryRun = False,
+    trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Fit a monotone map from a judge's ratings to a reference's, and report its error on questions it did not see.
 

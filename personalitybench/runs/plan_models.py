@@ -110,7 +110,9 @@ class PlannedModel:
 
         with quiet_libraries():
             try:
-                tokenizer: Any = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+                tokenizer: Any = AutoTokenizer.from_pretrained(
+                    self.folder, local_files_only=True, trust_remote_code=False
+                )
             except (OSError, ValueError, KeyError) as error:
                 logger.debug("tokenizer of %s: %s", self.folder, error)
                 return None

@@ -16,6 +16,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
+from personalitybench.argument_policy import refuse_remote_code
 from personalitybench.backends.loading import (
     has_chat_template,
     load_model,
@@ -97,6 +98,8 @@ class Run:
 
     def check_methods(self) -> None:
         """The part of :meth:`check` that concerns models and methods, and what is there twice."""
+        for model in self.suite.models:
+            refuse_remote_code(model.args, f"suite {self.suite.name}, model {model.name}")
         for call in self.suite.calls():
             strengths = [strength_for(call.strength, target) for target in self.targets]
             method = create_method(call.method.name, call.method.settings, self.calls.context(call.seed), strengths[0])

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from personalitybench.argument_policy import Arguments
 from personalitybench.errors import ConfigurationError
 from personalitybench.questions import Half
 from personalitybench.resources import bundled
@@ -41,7 +42,7 @@ class ModelSpec(_Part):
 
     name: str
     backend: str = "hf"
-    args: dict[str, Any] = {}
+    args: Arguments = {}
     revision: str | None = None
     batch_size: int = Field(default=32, ge=1)
     device: str | None = None

@@ -1,0 +1,125 @@
+"""Model arguments that are refused: secrets, which would be written to results, and code of a model's folder.
+
+Suites and judge profiles refuse secrets when they are read. Commands refuse such code unless the user allowed it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import AfterValidator
+
+from personalitybench.errors import ConfigurationError
+
+TRUST_VARIABLE = "PERSONALITYBENCH_TRUST_REMOTE_CODE"
+TRUST_OPTION = "--trust-remote-code"
+
+_SECRET = re.compile(
+    r"(?:.*_)?(?:(?:auth|access|hf|hub|api|bearer|refresh|session)_?token|(?:api|access|secret|private)_?key|password"
+    r"|passwd|passphrase|secret|credentials?|headers?|authorization|cookies?)|token|key|bearer|auth",
+)
+_SECRET_IN_TEXT = re.compile(r"(?i)\b([\w-]*(?:token|key|password|secret|authorization|cookie)\s*[=:]\s*)[^\s,}]+")
+_CODE_NAMES = re.compile(
+    r"trust_remote_code|(?:worker|worker_extension|scheduler)_cls|logits_processors?|custom_pipeline|.*_plugin"
+)
+_PICKLED = {"load_format": {"pt", "npcache"}, "weights_only": {"false"}, "use_safetensors": {"false"}}
+_OFF = {"", "0", "false", "no", "none", "off"}
+
+
+def refuse_secrets(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of a model or settings of a judge that hold no secret by name, at any depth.
+
+    Raises:
+        ValueError: One is a secret; the text names it, never its value.
+    """
+    for path, value in _leaves(arguments):
+        if any(is_secret(name) for name in path) and value is not None and not isinstance(value, bool):
+            raise ValueError(
+                f"{'.'.join(path)!r} is a secret, and settings are written to results: leave it out and set an "
+                "environment variable: HF_TOKEN for the hub, OPENAI_API_KEY for a server"
+            )
+        if isinstance(value, str) and _is_address_with_secret(value):
+            raise ValueError(
+                f"{'.'.join(path)!r} is an address with a key or password in it, and settings are written to results: "
+                "leave that out and set the environment variable OPENAI_API_KEY"
+            )
+    return arguments
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(refuse_secrets)]
+"""Arguments of a model in a suite or profile."""
+
+
+def is_secret(name: str) -> bool:
+    """Whether an argument of this name holds a secret."""
+    return _SECRET.fullmatch(name.lower().replace("-", "_")) is not None
+
+
+def redact(value: Any) -> Any:
+    """Return a value with secrets replaced by ``***``: values of secret names, addresses, ``name=value`` in text."""
+    if isinstance(value, Mapping):
+        return {name: "***" if is_secret(str(name)) else redact(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(part) for part in value]
+    if isinstance(value, str):
+        return "***" if _is_address_with_secret(value) else _SECRET_IN_TEXT.sub(r"\1***", value)
+    return value
+
+
+def allow_remote_code() -> None:
+    """Record the user's word for this process and its children."""
+    os.environ[TRUST_VARIABLE] = "1"
+
+
+def is_remote_code_allowed() -> bool:
+    """Whether the user allowed code of model folders, by option or environment variable."""
+    return os.environ.get(TRUST_VARIABLE, "").strip().lower() not in _OFF
+
+
+def refuse_remote_code(arguments: Mapping[str, Any], where: str) -> None:
+    """Refuse arguments with which a library runs code of a model's folder, unless the user allowed it.
+
+    Args:
+        arguments: Of a model, or settings of a judge.
+        where: Suite or profile, for the error.
+
+    Raises:
+        ConfigurationError: The user did not allow it.
+    """
+    if is_remote_code_allowed():
+        return
+    for path, value in _leaves(arguments):
+        if any(map(_CODE_NAMES.fullmatch, path)) and str(value).lower() not in _OFF:
+            runs = "runs code of the model's folder"
+        elif str(value).lower() in _PICKLED.get(path[-1], ()):
+            runs = "reads pickled weights, which can run code"
+        else:
+            continue
+        raise ConfigurationError(
+            f"{where}: {'.'.join(path)!r} {runs}: if you trust that code, add {TRUST_OPTION} or set {TRUST_VARIABLE}=1"
+        )
+
+
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            yield from _leaves(part, (*path, str(name)))
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _leaves(part, (*path, str(number)))
+    elif path:
+        yield path, value
+
+
+def _is_address_with_secret(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(parts.scheme and parts.netloc) and (
+            parts.password is not None or any(is_secret(name) for name, _ in parse_qsl(parts.query))
+        )
+    except ValueError:  # no address
+        return False
