@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator
 
 from personalitybench.errors import ConfigurationError
+from personalitybench.outside_files import require_json_values
 
 TRUST_VARIABLE = "PERSONALITYBENCH_TRUST_REMOTE_CODE"
 TRUST_OPTION = "--trust-remote-code"
@@ -50,7 +51,7 @@ def refuse_secrets(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-Arguments = Annotated[dict[str, Any], AfterValidator(refuse_secrets)]
+Arguments = Annotated[dict[str, Any], AfterValidator(require_json_values), AfterValidator(refuse_secrets)]
 """Arguments of a model in a suite or profile."""
 
 

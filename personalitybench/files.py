@@ -5,9 +5,11 @@ Every stage of the way of the data writes through here, so nothing half-written 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,28 +23,36 @@ from filelock import FileLock, Timeout
 
 from personalitybench.dry import is_dry
 from personalitybench.errors import StorageError
+from personalitybench.outside_files import MAX_JSON_BYTES, UnreadableError, parse_json, read_text
 
 CACHE_VARIABLE = "PERSONALITYBENCH_CACHE"
 
 _FRESH_NS = 50_000_000
 _HASHES: dict[tuple[str | int, ...], str] = {}
+_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def cache_folder(*parts: str) -> Path:
     """Folder of the user's cache (``PERSONALITYBENCH_CACHE`` or the platform's), created if it is missing.
 
-    A dry run creates nothing.
+    A dry run creates nothing, and in a cache that is read-only a folder may be missing.
 
     Raises:
         StorageError: It cannot be created.
     """
-    root = os.environ.get(CACHE_VARIABLE)
-    folder = (Path(root).expanduser() if root else platformdirs.user_cache_path("personalitybench")).joinpath(*parts)
+    given = os.environ.get(CACHE_VARIABLE)
+    try:
+        root = Path(given).expanduser() if given else platformdirs.user_cache_path("personalitybench")
+    except RuntimeError as error:
+        raise StorageError(f"{CACHE_VARIABLE}={given}: {error}: name a folder") from error
+    folder = root.joinpath(*parts)
     if is_dry():
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in _READ_ONLY and root.is_dir():  # what is in it can be used all the same
+            return folder
         raise StorageError(
             f"cannot create the cache folder {folder} ({error.strerror}): name a writable one in {CACHE_VARIABLE}"
         ) from error
@@ -88,6 +98,35 @@ def is_locked(folder: Path) -> bool:
         return False
     lock.release()
     return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether a path is a file; false also for what no path can be (too long, a null byte)."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def refuse_non_folder(path: Path, option: str) -> None:
+    """Refuse an output folder that cannot be made because a file, device or dangling link is in its way.
+
+    Raises:
+        StorageError: The text names what is in the way, and the option.
+    """
+    for part in (path, *path.parents):
+        try:
+            mode = part.lstat().st_mode
+            if part.is_dir():
+                return
+        except FileNotFoundError:
+            continue
+        except NotADirectoryError:
+            continue
+        except (OSError, ValueError) as error:
+            raise StorageError(f"cannot write in {path} ({error}): name another folder with {option}") from error
+        kind = "a link to nothing" if stat.S_ISLNK(mode) and not part.exists() else "no folder"
+        raise StorageError(f"cannot write in {path}: {part} is {kind}: name another folder with {option}")
 
 
 def canonical_json(value: Any) -> str:
@@ -162,17 +201,28 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, finite: bool = True) -> Any:
     """Read a JSON file.
 
+    Args:
+        path: The file.
+        finite: As for :func:`personalitybench.outside_files.parse_json`.
+
     Raises:
-        StorageError: It is missing or is not JSON.
+        StorageError: It is missing, is not JSON or exceeds a limit.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path, MAX_JSON_BYTES)
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except UnicodeDecodeError as error:
+        text = f"{path} is not JSON (byte {error.start} is not UTF-8): delete it or restore it"
+        raise StorageError(text) from error
+    except UnreadableError as error:
+        raise StorageError(f"{path} {error}: delete it or restore it") from error
+    try:
+        return parse_json(text, finite=finite)
+    except UnreadableError as error:
         raise StorageError(f"{path} is not JSON ({error}): delete it or restore it") from error
 
 
@@ -203,7 +253,7 @@ class JsonLines:
                 if not line.endswith(b"\n"):
                     return
                 try:
-                    value = json.loads(line)
+                    value = parse_json(line.decode("utf-8-sig"), finite=False)
                 except ValueError:
                     value = None
                 if not isinstance(value, dict):

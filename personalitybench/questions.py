@@ -10,7 +10,6 @@ may add ``BFI`` (trait), ``tag`` (facet), ``facet`` (the IPIP item), ``topic`` a
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -28,6 +27,7 @@ from personalitybench import downloads
 from personalitybench.dry import is_dry
 from personalitybench.errors import ConfigurationError, DataError, NotHereError, unknown_name
 from personalitybench.files import cache_folder, content_hash, git_blob_id, sha256_file
+from personalitybench.outside_files import parse_json
 from personalitybench.resources import bundled
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Target, trait
 
@@ -160,7 +160,7 @@ class QuestionSource(ABC):
         path = self.path(f"{_FOLDERS[split]}/{trait(trait_name).file_name}.json")
         folder = cache_folder("tables") / f"{split}-{trait_name}-{git_blob_id(path)[:16]}-v{_DATASET_FORMAT}"
         if not _is_intact(folder):
-            if is_dry():
+            if is_dry() or not os.access(folder.parent, os.W_OK):
                 return as_table(parse_questions(path, split, trait_name))
             _write_table(parse_questions(path, split, trait_name), folder)
         return datasets.Dataset.from_file(str(folder / "data-00000-of-00001.arrow"))
@@ -296,7 +296,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                 except ValueError as error:
                     raise DataError(f"{path}:{number} is not JSON ({error})") from error
                 if not isinstance(row, dict):

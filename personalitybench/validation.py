@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from personalitybench.argument_policy import allow_remote_code, redact, refuse_secrets
 from personalitybench.errors import ConfigurationError
+from personalitybench.outside_files import UnreadableError, parse_yaml, require_json_values
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -46,10 +46,13 @@ def parse_pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
         if name.strip() in found:
             raise ConfigurationError(f"{option}: {name.strip()!r} is given twice: give it once")
         try:
-            found[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"{option} {redact(pair)!r}: the value is not YAML: quote it") from error
-    return found
+            found[name.strip()] = parse_yaml(text)
+        except UnreadableError as error:
+            raise ConfigurationError(f"{option} {redact(pair)!r}: the value {error}: quote it") from error
+    try:
+        return require_json_values(found)
+    except ValueError as error:
+        raise ConfigurationError(f"{option}: {error}") from error
 
 
 def parse_model_arguments(text: str) -> dict[str, Any]:

@@ -211,8 +211,8 @@ def test_the_table_marks_how_a_strength_was_come_by(sweep: Sweep) -> None:
     (held_out,) = [row for row in board.rows if sweep.made(row)]
     assert held_out.identity.method.strength_protocol == "held-out"
     lines = to_markdown(board).splitlines()
-    assert any("| <b>npti at 1–2 | held-out |" in line for line in lines)
-    assert any("| <b>npti at 1 | paper |" in line for line in lines)
+    assert any("| &lt;b>npti at 1–2 | held-out |" in line for line in lines)
+    assert any("| &lt;b>npti at 1 | paper |" in line for line in lines)
     assert any("| simple | – |" in line for line in lines)
     assert "| openness:high | 5.0 | 3.00 (5.00; 0.00) | 3.50 (5.00; 0.00) | 4.50* (5.00; 0.00) |" in lines
     cells = [str(cell) for cell in board_table(board).columns[0]._cells]
@@ -292,7 +292,7 @@ def test_what_the_fits_took(capsys: pytest.CaptureFixture[str]) -> None:
     assert fit_costs(board) == {"<b>fit": cost}
     markdown = to_markdown(board).splitlines()
     head = markdown.index("| fit | time | tokens written | neurons | size |")
-    assert markdown[head + 2] == "| <b>fit | 158 s | 25,012 | 24,321 | 1.2 MB |"
+    assert markdown[head + 2] == "| &lt;b>fit | 158 s | 25,012 | 24,321 | 1.2 MB |"
     page = to_html(board)
     assert "<h2>What the fits took</h2>" in page
     assert "<tr><td>&lt;b&gt;fit</td><td>158 s</td><td>25,012</td><td>24,321</td><td>1.2 MB</td></tr>" in page
@@ -307,10 +307,10 @@ def test_fits_are_told_apart_by_what_differs(capsys: pytest.CaptureFixture[str])
     small, large = FitCost(seconds=1.0), FitCost(seconds=2.0, trained_tokens=9)
     board = fitted_board(small, large, rank=(8, 16), alpha=(32, 32))
     assert fit_costs(board) == {"<b>fit (rank=8)": small, "<b>fit (rank=16)": large}
-    assert "| <b>fit (rank=8) | 1.0 s | – |" in to_markdown(board).splitlines()
+    assert "| &lt;b>fit (rank=8) | 1.0 s | – |" in to_markdown(board).splitlines()
     of_two = fitted_board(small, models=("m", "[n]"))
     assert set(fit_costs(of_two)) == {"<b>fit for m", "<b>fit for [n]"}
-    assert r"fit of <b>fit for \[n]: 1.0 s" in str(board_table(of_two).caption)
+    assert "fit of <b>fit for [n]: 1.0 s" in str(board_table(of_two).caption)
     seeds = fitted_board(small, large, rank=(8, 8))
     assert [label.partition(",")[0] for label in fit_costs(seeds)] == ["<b>fit", "<b>fit"]
     assert len(fit_costs(seeds)) == 2

@@ -67,8 +67,8 @@ def test_cost_is_of_both_directions() -> None:
         ("output: 2", "output: .nan", "small.output"),
         ("output: 2", "ouput: 2", "did you mean 'output'"),
         ("batch_discount: 0.5", "batch_discount: 50", "batch_discount"),
-        (GOOD, "- a list", "are not a mapping"),
-        (GOOD, "a: [", "are not YAML"),
+        (GOOD, "- a list", "is not a mapping"),
+        (GOOD, "a: [", "is not YAML"),
     ],
 )
 def test_a_wrong_table_is_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:
@@ -81,7 +81,7 @@ def test_a_wrong_table_is_one_line(tmp_path: Path, old: str, new: str, says: str
 
 
 def test_a_table_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot read the prices"):
+    with pytest.raises(ConfigurationError, match="cannot read table of prices"):
         load_prices(tmp_path / "prices.yaml")
 
 

@@ -7,8 +7,9 @@ adapter's meaning beyond that (DoRA, whole modules saved beside it) is refused b
 from __future__ import annotations
 
 import hashlib
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -57,6 +58,12 @@ _INERT = frozenset(
         *("qalora_group_size", "revision", "runtime_config", "task_type"),
     }
 )
+
+_LONGEST_PATTERN = 1000
+_NAME_LENGTH = 64  # of a module, in characters
+_MOST_CHOICES = 3_000_000  # for one name
+_ESCAPED_OR_CLASS = re.compile(r"\\[^0-9]|\[\^?\]?(?:\\.|[^\]\\])*\]")
+_CHOICE = re.compile(r"[*+{]|(?<!\()\?")
 
 Pattern = str | list[str] | None
 Stamp = tuple[int, ...]
@@ -162,6 +169,10 @@ def read_config(folder: Path) -> AdapterConfig:
         config = validate(AdapterConfig, found, str(path))
     except ConfigurationError as error:
         raise StorageError(f"{error}; save the adapter again with peft") from error
+    for key, patterns in _patterns(config):
+        for pattern in patterns:
+            if reason := _pattern_problem(pattern):
+                raise StorageError(f"{path}: {key} {pattern[:80]!r} {reason}: name the modules in a list")
     if others := _other_kinds(config):
         raise NeedsNotMetError(
             f"adapter {folder} is more than plain LoRA: {', '.join(others)}; plain LoRA on linear layers is what can "
@@ -186,6 +197,38 @@ def file_stamp(folder: Path) -> Stamp | None:
     return tuple(
         number for one in found for number in (one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
     )
+
+
+def _patterns(config: AdapterConfig) -> Iterator[tuple[str, list[str]]]:
+    """Yield what peft reads as regular expressions: a list of modules is none."""
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(value := getattr(config, key), str):
+            yield key, [value]
+    layers = config.layers_pattern or []
+    yield "layers_pattern", [layers] if isinstance(layers, str) else layers
+    yield "rank_pattern", list(config.rank_pattern)
+    yield "alpha_pattern", list(config.alpha_pattern)
+
+
+def _pattern_problem(pattern: str) -> str:
+    """Say why a pattern is not run; empty where it is. A backtracking search multiplies the choices that it has."""
+    if len(pattern) > _LONGEST_PATTERN:
+        return f"is longer than {_LONGEST_PATTERN} characters"
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        return f"is no regular expression ({error})"
+    plain = _ESCAPED_OR_CLASS.sub("x", pattern)
+    choices = 1
+    for part in _CHOICE.findall(plain):
+        choices *= _NAME_LENGTH if part in "*+{" else 2
+    inner = plain
+    while group := re.search(r"\(([^()]*)\)", inner):
+        choices *= 1 + group[1].count("|")
+        inner = inner[: group.start()] + "x" + inner[group.end() :]
+    if re.search(r"\)[*+{]", plain) or "\\" in plain or choices > _MOST_CHOICES:
+        return "is a regular expression that may take too long"
+    return ""
 
 
 def _other_kinds(config: AdapterConfig) -> list[str]:

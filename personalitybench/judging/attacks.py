@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from personalitybench.errors import ConfigurationError
 from personalitybench.files import JsonLines, content_hash
 from personalitybench.judging.base import FLUENCY, RatingRequest
 from personalitybench.judging.rubrics import fence
+from personalitybench.outside_files import load_yaml
 from personalitybench.questions import Question, shared_source
 from personalitybench.resources import bundled
 from personalitybench.traits import TRAIT_NAMES, Pole, Target, trait
@@ -126,13 +126,7 @@ def load_attacks() -> AttackCollection:
         ConfigurationError: Its file is wrong.
     """
     path = bundled("judges", "attacks", "collection.yaml")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} is not a mapping")
-    return validate(AttackCollection, content, str(path))
+    return validate(AttackCollection, load_yaml(path, "collection of attacks"), str(path))
 
 
 @lru_cache(maxsize=8)

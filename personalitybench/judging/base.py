@@ -10,19 +10,19 @@ import datetime as dt
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.argument_policy import Arguments, refuse_remote_code
-from personalitybench.errors import ConfigurationError, unknown_name
-from personalitybench.files import content_hash
+from personalitybench.errors import ConfigurationError, PersonalityBenchError, unknown_name
+from personalitybench.files import content_hash, is_file
+from personalitybench.outside_files import load_yaml
 from personalitybench.registry import Registry
 from personalitybench.resources import bundled
 from personalitybench.validation import validate
@@ -151,7 +151,7 @@ class JudgeProfile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(pattern=f"^{_ID.pattern}$")
+    id: str = Field(pattern=f"^{_ID.pattern}$", max_length=100)
     provider: str
     summary: str
     caveat: str = ""
@@ -246,16 +246,23 @@ def load_profile(name: str) -> JudgeProfile:
     """
     places = [Path(name)] if is_profile_file(name) else [folder / f"{name}.yaml" for folder in _folders()]
     known = is_profile_file(name) or _ID.fullmatch(name)  # an id with a slash would be a path
-    path = next((place for place in places if known and place.is_file()), None)
+    path = next((place for place in places if known and is_file(place)), None)
     if path is None:
         raise unknown_name("judge", name, judge_names())
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"judge profile {path} is not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"judge profile {path} is not a mapping")
-    return validate(JudgeProfile, content, f"judge profile {path}")
+    return validate(JudgeProfile, load_yaml(path, "judge profile"), f"judge profile {path}")
+
+
+def list_profiles() -> Iterator[tuple[str, JudgeProfile | None, str]]:
+    """Yield each profile by its name; None and the reason for one that cannot be used."""
+    for name in judge_names():
+        try:
+            profile = load_profile(name)
+            if "/" in profile.provider or profile.provider not in judges.names():  # ours are heavy to import
+                judges.get(profile.provider)
+        except PersonalityBenchError as error:
+            yield name, None, str(error)
+        else:
+            yield name, profile, ""
 
 
 @cache  # none is ever dropped: a judge's budget and spending are this one object's

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from personalitybench.errors import JudgeError
 from personalitybench.judging.base import Unrated
-from personalitybench.judging.chat_client import OPENAI_URL, ChatSettings, load_library
+from personalitybench.judging.chat_client import ChatSettings, load_library
 from personalitybench.judging.chat_outcomes import Again, read_status
 
 ENDPOINT = "/v1/chat/completions"
@@ -62,7 +62,8 @@ class BatchApi:
         self._http = importlib.import_module(next(name for name in built_on if name.startswith("httpx")))
         self._api = self._openai.OpenAI(
             api_key=self.server.key,
-            base_url=settings.base_url or OPENAI_URL,
+            base_url=settings.address,
+            default_query=settings.query,
             max_retries=0,
             timeout=settings.timeout,
         )

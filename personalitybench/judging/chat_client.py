@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from personalitybench.errors import ConfigurationError, JudgeError, MissingDependencyError
 from personalitybench.judging.base import Unrated
@@ -40,6 +40,7 @@ class ChatSettings:
     Attributes:
         model: Name of the model at the server.
         base_url: Where it is (``http://localhost:8000/v1``); None is the OpenAI API, whatever ``OPENAI_BASE_URL`` says.
+            A query (``?api-version=...``) goes along with each request.
         api_key_env: Environment variable with the key. The OpenAI API must have one; other servers may need none.
             The key goes to ``base_url``: name a variable of its own for each service.
         sampling: ``temperature``, ``max_tokens``, ``seed`` and so on, sent as they are, also those of other servers.
@@ -79,6 +80,17 @@ class ChatSettings:
                 f"judge model {self.model}: base_url has a user or password in it; name the variable of a key instead"
             )
 
+    @property
+    def address(self) -> str:
+        """Where the server is, without the query."""
+        parts = urlsplit(self.base_url or OPENAI_URL)
+        return f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+    @property
+    def query(self) -> dict[str, str]:
+        """Query of the address."""
+        return dict(parse_qsl(urlsplit(self.base_url or "").query))
+
     def server(self) -> Server:
         """Read the key from the environment.
 
@@ -91,8 +103,7 @@ class ChatSettings:
         if not key.isascii() or not key.isprintable() or " " in key:
             # The value would be in the text of the HTTP library's error.
             raise ConfigurationError(f"{self.api_key_env} has characters that no key has: copy the key again")
-        parts = urlsplit(self.base_url or OPENAI_URL)
-        return Server(f"{parts.scheme}://{parts.netloc}{parts.path}", self.model, self.api_key_env, key or "none")
+        return Server(self.address, self.model, self.api_key_env, key or "none")
 
 
 class ChatClient:
@@ -118,7 +129,8 @@ class ChatClient:
         # Every try is ours: the library knows neither the window nor what an unreadable body is.
         self._api = self._openai.AsyncOpenAI(
             api_key=self._server.key,
-            base_url=settings.base_url or OPENAI_URL,
+            base_url=settings.address,
+            default_query=settings.query,
             max_retries=0,
             timeout=settings.timeout,
         )

@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from personalitybench.dry import is_dry
 from personalitybench.errors import JudgeError, JudgeModelError
@@ -40,6 +40,9 @@ from personalitybench.validation import validate
 
 _EXPLANATION_TOKENS = 80  # of a reply: thirty words and the rating, with room; the same again for each trait of several
 
+_WHOLE_NUMBERS = frozenset({"max_tokens", "max_completion_tokens", "seed", "top_k", "top_logprobs", "min_tokens"})
+_NUMBERS = frozenset({"temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty"})
+
 Messages = list[dict[str, str]]
 
 
@@ -50,7 +53,7 @@ class ChatJudgeSettings(BaseModel):
         model: Name of the model at the server.
         base_url: Where the server is; None is the OpenAI API.
         api_key_env: Environment variable with the key.
-        sampling: Sent with each request: ``temperature``, ``max_tokens`` and so on.
+        sampling: Sent with each request: ``temperature``, ``max_tokens`` and so on; null is not given.
         rubric: What it judges by: a bundled rubric or a YAML file.
         structured: Whether a rubric that asks for JSON sends its schema along (``response_format``); false for servers
             that cannot take one.
@@ -64,6 +67,18 @@ class ChatJudgeSettings(BaseModel):
     sampling: dict[str, Any] = Field(default_factory=dict)
     rubric: str = "project"
     structured: bool = True
+
+    @field_validator("sampling")
+    @classmethod
+    def _known_types(cls, sampling: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what is null; refuse what YAML made of a number that it does not know as one."""
+        given = {name: value for name, value in sampling.items() if value is not None}
+        for name, value in given.items():
+            if name in _WHOLE_NUMBERS and (not isinstance(value, int) or isinstance(value, bool)):
+                raise ValueError(f"{name!r} is a whole number, not {value!r}")
+            if name in _NUMBERS and (not isinstance(value, int | float) or isinstance(value, bool)):
+                raise ValueError(f"{name!r} is a number, not {value!r}: YAML reads 1.0e-3 as one, 1e-3 as text")
+        return given
 
 
 class ChatClientOptions(BaseModel):

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from personalitybench.errors import ConfigurationError
+from personalitybench.outside_files import load_yaml
 from personalitybench.resources import bundled
 from personalitybench.validation import validate
 
@@ -92,15 +91,7 @@ def load_prices(path: Path | None = None) -> PriceTable:
         ConfigurationError: The file is missing or wrong.
     """
     path = path or bundled(*PRICES)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read the prices {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"prices {path} are not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"prices {path} are not a mapping with date, status, source and prices")
-    table = validate(_File, content, f"prices {path}")
+    table = validate(_File, load_yaml(path, "table of prices"), f"prices {path}")
     prices = {model: Price(**entry.model_dump()) for model, entry in table.prices.items()}
     return PriceTable(table.date, table.status, table.source, prices)
 

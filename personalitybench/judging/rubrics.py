@@ -16,16 +16,16 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from personalitybench.errors import ConfigurationError, unknown_name
-from personalitybench.files import content_hash
+from personalitybench.files import content_hash, is_file
 from personalitybench.judging.base import FLUENCY, RatingRequest, Verdict
 from personalitybench.judging.matrix_verdicts import matrix_schema, read_matrix
 from personalitybench.judging.verdicts import read_rating
+from personalitybench.outside_files import load_yaml
 from personalitybench.resources import bundled
 from personalitybench.traits import BIG_FIVE, TRAIT_NAMES, Trait
 from personalitybench.traits import trait as trait_by_name
@@ -187,17 +187,9 @@ def load_rubric(name: str) -> Rubric:
         summary = "the paper's text, in one user turn without a fence"
         return Rubric(OFFICIAL, summary, "", read_official_turns(), fenced=False)
     path = Path(name) if name.endswith((".yaml", ".yml")) else bundled("judges", "rubrics") / f"{name}.yaml"
-    if not path.is_file():
+    if not is_file(path):
         raise unknown_name("rubric", name, rubric_names())
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"rubric {path} is not YAML: {_first_line(error)}") from error
-    except OSError as error:
-        raise ConfigurationError(f"rubric {path} cannot be read ({error.strerror})") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"rubric {path} is not a mapping")
-    texts = validate(RubricFile, content, f"rubric {path}")
+    texts = validate(RubricFile, load_yaml(path, "rubric"), f"rubric {path}")
     turns = dict.fromkeys(TRAIT_NAMES, texts.trait or texts.matrix or "") | {FLUENCY: texts.fluency}
     rubric = Rubric(path.stem, texts.summary, texts.system, turns, texts.again, texts.matrix_again)
     for aspect in rubric.turns:  # now, rather than after a thousand paid ratings

@@ -5,7 +5,6 @@ Judged answers are read from the samples, never the aggregated figures, so every
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from personalitybench.leaderboard.build import Cell, JudgedAnswer
 from personalitybench.leaderboard.lm_eval_samples import not_a_sample, read_samples
 from personalitybench.leaderboard.schema import Provenance
 from personalitybench.model_identity import model_record
+from personalitybench.outside_files import parse_json
 from personalitybench.traits import Target
 
 _DATE = re.compile(r"_(?P<date>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?)$")
@@ -78,7 +78,7 @@ class TaskResults:
             return
         for number, sample in read_samples(self.samples, names[0], self.count):
             try:
-                verdicts = json.loads(sample["filtered_resps"][0])
+                verdicts = parse_json(sample["filtered_resps"][0])
                 for aspect in ("trait", "fluency"):
                     verdict_from_json(verdicts[aspect])
             except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
@@ -169,7 +169,7 @@ def provenance(
 
 
 def _read_results(path: Path) -> Iterator[TaskResults]:
-    results = read_json(path)
+    results = read_json(path, finite=False)
     try:
         configs, run = results["configs"], results["config"]
         records = {task: (config.get("metadata") or {}).get("personalitybench") for task, config in configs.items()}

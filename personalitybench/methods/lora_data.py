@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.errors import ConfigurationError, DataError
+from personalitybench.outside_files import parse_json
 from personalitybench.traits import TARGETS, Target
 from personalitybench.validation import validate
 
@@ -70,7 +70,7 @@ def read_answers(path: Path, content: str) -> dict[Target, list[tuple[str, str]]
             continue
         where = f"{path}:{number}"
         try:
-            value = json.loads(raw)
+            value = parse_json(raw.decode("utf-8-sig"))
         except ValueError as error:
             raise DataError(f"{where} is not JSON in UTF-8 ({error}): write one object a line") from error
         if not isinstance(value, dict):

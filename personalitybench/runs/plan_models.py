@@ -84,7 +84,7 @@ class PlannedModel:
     def _config(self) -> dict[str, Any]:
         """Its configuration, or that of its text part; empty where it is not here."""
         config = None if self.folder is None else self.folder / "config.json"
-        found: dict[str, Any] = read_json(config) if config is not None and config.is_file() else {}
+        found: dict[str, Any] = read_json(config, finite=False) if config is not None and config.is_file() else {}
         text: dict[str, Any] = found.get("text_config", found)
         return text
 

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from personalitybench.argument_policy import Arguments
 from personalitybench.errors import ConfigurationError
+from personalitybench.files import is_file
+from personalitybench.outside_files import JsonMapping, load_yaml
 from personalitybench.questions import Half
 from personalitybench.resources import bundled
 from personalitybench.runs.calls import Call, Tuning
@@ -61,7 +62,7 @@ class MethodSpec(_Part):
     """
 
     name: str
-    settings: dict[str, Any] = {}
+    settings: JsonMapping = {}
     strengths: list[Strength] = []
     choose_on: ChosenOn | None = None
 
@@ -132,7 +133,7 @@ class ProtocolSpec(_Part):
 class Suite(_Part):
     """A whole suite; its parts say what they are, ``floors`` whether its judges rate what the floors are made of."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
     models: list[ModelSpec] = Field(min_length=1)
     methods: list[MethodSpec] = Field(min_length=1)
     targets: Literal["all"] | list[str] = "all"
@@ -288,18 +289,12 @@ def load_suite(path_or_name: str) -> Suite:
         ConfigurationError: The file does not exist or something in it is wrong; the text names key and nearest.
     """
     path = Path(path_or_name)
-    if not path.is_file():
+    if not is_file(path):
         own = bundled("harness") / f"{path.stem}.yaml"
-        if not own.is_file():
+        if not is_file(own):
             known = ", ".join(sorted(p.stem for p in bundled("harness").glob("*.yaml")))
             raise ConfigurationError(f"suite {path_or_name} does not exist: name a YAML file, or one of ours ({known})")
         path = own
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"suite {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"suite {path} is not a mapping of keys to values")
-    suite = validate(Suite, content, f"suite {path}")
+    suite = validate(Suite, load_yaml(path, "suite"), f"suite {path}")
     suite.parsed_targets()
     return suite
