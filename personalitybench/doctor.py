@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -15,9 +15,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from personalitybench import __version__
-from personalitybench.errors import StorageError
+from personalitybench.errors import PersonalityBenchError, StorageError
 from personalitybench.files import cache_folder
-from personalitybench.judging.base import judge_names, load_profile
+from personalitybench.judging.base import list_profiles
 from personalitybench.models import DEMO_MODEL, packaged_path
 from personalitybench.pages import HOW_TO_GET_PLOTS, can_plot
 from personalitybench.questions import DATA_VARIABLE
@@ -43,7 +43,25 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at this machine; imports nothing heavy and goes to no network."""
-    return [*_machine(), *_libraries(), *_backends(), *_models(), *_judges(), *_data(), *_page(), *_keys()]
+    areas = {
+        "machine": _machine,
+        "library": _libraries,
+        "backend": _backends,
+        "model": _models,
+        "judge": _judges,
+        "data": _data,
+        "page": _page,
+        "key": _keys,
+    }
+    return [finding for area, look in areas.items() for finding in _findings(area, look)]
+
+
+def _findings(area: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """Yield what was found; what ends the search is a finding, too."""
+    try:
+        yield from look()
+    except (PersonalityBenchError, OSError) as error:
+        yield Finding(area, "", False, str(error))
 
 
 def show(findings: list[Finding], console: Console) -> None:
@@ -66,10 +84,12 @@ def _machine() -> Iterator[Finding]:
     devices = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
     yield Finding("machine", "NVIDIA GPUs", None, ", ".join(devices) or "none")
     try:
-        yield Finding("machine", "cache", True, str(cache_folder()))
+        folder = cache_folder()
     except StorageError as error:
         yield Finding("machine", "cache", False, str(error))
         return
+    writable = os.access(folder, os.W_OK)
+    yield Finding("machine", "cache", writable, f"{folder}" + ("" if writable else ": read-only, nothing new is kept"))
 
 
 def _libraries() -> Iterator[Finding]:
@@ -102,8 +122,10 @@ def _models() -> Iterator[Finding]:
 
 
 def _judges() -> Iterator[Finding]:
-    for name in judge_names():
-        profile = load_profile(name)
+    for name, profile, reason in list_profiles():
+        if profile is None:
+            yield Finding("judge", name, False, reason)
+            continue
         ready = profile.provider != "offline" or find_spec("transformers") is not None
         yield Finding("judge", name, ready, profile.summary if ready else "pip install 'personalitybench[hf]'")
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from personalitybench.backends.needs import CAPABILITIES
 from personalitybench.checks.results import Outcome, Result
 from personalitybench.checks.settings_table import describe_settings
+from personalitybench.errors import ConfigurationError, PersonalityBenchError
 from personalitybench.methods import methods
 
 GUIDE = "docs/add-a-method.md"
@@ -22,21 +23,35 @@ def show_list(console: Console) -> None:
     whole = [Column(name, overflow="fold") for name in ("method", "needs", "settings")]
     table = Table(whole[0], "strength", whole[1], whole[2], "what it does")
     for name in methods.names():
-        kind = methods.get(name)
-        settings = ", ".join(f"{key}={field.default}" for key, field in kind.Settings.model_fields.items())
-        needs = ", ".join(sorted(kind.needs)) or "nothing"
-        strength = "yes" if kind.has_strength else "no"
-        table.add_row(f"{name} ({kind.version})", strength, needs, settings or "–", kind.summary)
+        try:
+            table.add_row(*_method_cells(name))
+        except Exception as error:  # noqa: BLE001 (a package of somebody else, whatever it raises)
+            known = isinstance(error, PersonalityBenchError)
+            reason = str(error) if known else f"it is no method: {type(error).__name__}: {error}"
+            table.add_row(name, "", "", Text("no", style="red"), reason)
     console.print(table)
+
+
+def _method_cells(name: str) -> list[str]:
+    kind = methods.get(name)
+    settings = ", ".join(f"{key}={field.default}" for key, field in kind.Settings.model_fields.items())
+    needs = ", ".join(sorted(kind.needs)) or "nothing"
+    strength = "yes" if kind.has_strength else "no"
+    return [f"{name} ({kind.version})", strength, needs, settings or "–", str(kind.summary)]
 
 
 def show_method(name: str, console: Console) -> None:
     """Print one method: what it is, what it needs and who can give that, and its settings.
 
     Raises:
-        ConfigurationError: There is no such method.
+        ConfigurationError: There is no such method, or it lacks what a method has.
     """
     kind = methods.get(name)
+    try:
+        _method_cells(name)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigurationError(f"{name!r} is no method ({reason}): 'methods check {name}' tests it") from error
     able = sorted(backend for backend, can in CAPABILITIES.items() if kind.needs <= can)
     served = "any backend" if not kind.needs else ", ".join(able) or "no backend of this version"
     lines = {

@@ -27,14 +27,17 @@ def _default(context: typer.Context) -> None:
 def list_judges() -> None:
     """List the judges (also what `personalitybench judges` does by itself)."""
     from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
     from personalitybench.console import PlainConsole  # noqa: PLC0415
-    from personalitybench.judging.base import judge_names, load_profile  # noqa: PLC0415
+    from personalitybench.judging.base import list_profiles  # noqa: PLC0415
 
     table = Table("judge", "provider", "what it is")
-    for name in judge_names():
-        profile = load_profile(name)
-        table.add_row(profile.id, profile.provider, profile.summary)
+    for name, profile, reason in list_profiles():
+        if profile is None:
+            table.add_row(name, Text("no", style="red"), reason)
+        else:
+            table.add_row(profile.id, profile.provider, profile.summary)
     PlainConsole().print(table)
 
 
