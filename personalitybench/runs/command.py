@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 
 from personalitybench.errors import unknown_name
-from personalitybench.files import write_atomically
+from personalitybench.files import refuse_non_folder, write_atomically
 from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.schema import Leaderboard
 from personalitybench.runs.batches import before_rating, check_batches
@@ -53,6 +53,7 @@ def plan_suite(
     _check_stages(stages)
     suite = load_suite(name)
     folder = output or Path("runs") / suite.name
+    refuse_non_folder(folder, "--output")
     plan = make_plan(
         suite.with_data(data_dir) if data_dir else suite,
         folder,
@@ -94,6 +95,7 @@ def run_suite(
     _check_stages(stages)
     suite = load_suite(name)
     folder = output or Path("runs") / suite.name
+    refuse_non_folder(folder, "--output")
     boards: dict[str, tuple[Leaderboard, list[Example]]] = {}
     with RunProgress(console) as progress:
         run = Run(suite.with_data(data_dir) if data_dir else suite, folder, progress)

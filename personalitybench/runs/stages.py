@@ -25,7 +25,7 @@ from personalitybench.backends.loading import (
 )
 from personalitybench.backends.needs import capabilities_for, check_needs
 from personalitybench.errors import StorageError
-from personalitybench.files import Sheet
+from personalitybench.files import Sheet, refuse_non_folder
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
 from personalitybench.judging.agreement.calibration import Calibration
 from personalitybench.judging.base import MAY_PASS
@@ -115,15 +115,21 @@ class Run:
             StorageError: One is in it, or it cannot be written.
         """
         folder = self.store.folder
+        refuse_non_folder(folder, "--output")
+        lock = FileLock(folder / ".lock", timeout=0)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock", timeout=0):
-                yield
+            lock.acquire()
         except Timeout as error:
             text = f"another process is running in {folder}: wait for it, or name another folder with --output"
             raise StorageError(text) from error
-        except PermissionError as error:
-            raise StorageError(f"cannot write in {folder}: name another folder with --output") from error
+        except OSError as error:
+            text = f"cannot write in {folder} ({error.strerror or error}): name another folder with --output"
+            raise StorageError(text) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def fit(self) -> None:
         """Fit every method that fits anything, once for each model and seed."""
