@@ -5,7 +5,6 @@ Suites and judge profiles refuse secrets when they are read. Commands refuse suc
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -15,9 +14,7 @@ from pydantic import AfterValidator
 
 from personalitybench.errors import ConfigurationError
 from personalitybench.outside_files import require_json_values
-
-TRUST_VARIABLE = "PERSONALITYBENCH_TRUST_REMOTE_CODE"
-TRUST_OPTION = "--trust-remote-code"
+from personalitybench.remote_code import OFF, TRUST_OPTION, TRUST_VARIABLE, is_remote_code_allowed
 
 _SECRET = re.compile(
     r"(?:.*_)?(?:(?:auth|access|hf|hub|api|bearer|refresh|session)_?token|(?:api|access|secret|private)_?key|password"
@@ -28,7 +25,6 @@ _CODE_NAMES = re.compile(
     r"trust_remote_code|(?:worker|worker_extension|scheduler)_cls|logits_processors?|custom_pipeline|.*_plugin"
 )
 _PICKLED = {"load_format": {"pt", "npcache"}, "weights_only": {"false"}, "use_safetensors": {"false"}}
-_OFF = {"", "0", "false", "no", "none", "off"}
 
 
 def refuse_secrets(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -71,16 +67,6 @@ def redact(value: Any) -> Any:
     return value
 
 
-def allow_remote_code() -> None:
-    """Record the user's word for this process and its children."""
-    os.environ[TRUST_VARIABLE] = "1"
-
-
-def is_remote_code_allowed() -> bool:
-    """Whether the user allowed code of model folders, by option or environment variable."""
-    return os.environ.get(TRUST_VARIABLE, "").strip().lower() not in _OFF
-
-
 def refuse_remote_code(arguments: Mapping[str, Any], where: str) -> None:
     """Refuse arguments with which a library runs code of a model's folder, unless the user allowed it.
 
@@ -94,7 +80,7 @@ def refuse_remote_code(arguments: Mapping[str, Any], where: str) -> None:
     if is_remote_code_allowed():
         return
     for path, value in _leaves(arguments):
-        if any(map(_CODE_NAMES.fullmatch, path)) and str(value).lower() not in _OFF:
+        if any(map(_CODE_NAMES.fullmatch, path)) and str(value).lower() not in OFF:
             runs = "runs code of the model's folder"
         elif str(value).lower() in _PICKLED.get(path[-1], ()):
             runs = "reads pickled weights, which can run code"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from personalitybench.argument_policy import TRUST_OPTION, TRUST_VARIABLE, allow_remote_code
+from personalitybench.remote_code import TRUST_OPTION, TRUST_VARIABLE, allow_remote_code
 
 Budget = Annotated[float | None, typer.Option(min=0, help="US dollars that each judge may cost in this call.")]
 DryRun = Annotated[bool, typer.Option(help="Only print calls, tokens and cost; nothing is sent.")]

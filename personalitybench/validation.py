@@ -8,9 +8,10 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from personalitybench.argument_policy import allow_remote_code, redact, refuse_secrets
+from personalitybench.argument_policy import redact, refuse_secrets
 from personalitybench.errors import ConfigurationError
 from personalitybench.outside_files import UnreadableError, parse_yaml, require_json_values
+from personalitybench.remote_code import allow_remote_code
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from personalitybench.argument_policy import TRUST_VARIABLE, refuse_remote_code
+from personalitybench.argument_policy import refuse_remote_code
 from personalitybench.errors import ConfigurationError
 from personalitybench.judging.base import create_judge, load_profile
+from personalitybench.remote_code import TRUST_VARIABLE
 from tests.security.terminal import one_line, run_command, write_judge
 
 SUITE = """
