@@ -79,10 +79,10 @@ def parse_yaml(text: str) -> Any:
         raise UnreadableError(f"is not YAML: {place}{error.problem or error.context}") from error
     except yaml.YAMLError as error:
         raise UnreadableError(f"is not YAML: {' '.join(str(error).split())}") from error
-    except (RecursionError, MemoryError, ValueError, TypeError) as error:
-        if isinstance(error, UnreadableError):
-            raise
-        raise UnreadableError(f"is not YAML: {type(error).__name__}") from error
+    except UnreadableError:
+        raise
+    except Exception as error:  # whatever the constructor of an explicit tag raises
+        raise UnreadableError(f"is not YAML: {type(error).__name__}: {error}") from error
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from personalitybench.backends.adapter_files import read_config
 from personalitybench.errors import ConfigurationError, PersonalityBenchError, StorageError
@@ -238,3 +240,20 @@ def test_patterns_of_an_adapter_never_run_long(config: dict[str, object], says: 
 )
 def test_usual_patterns_of_an_adapter_are_taken(pattern: str, tmp_path: Path) -> None:
     assert read_config(adapter(tmp_path, target_modules=pattern)).target_modules == pattern
+
+
+PIECES = st.sampled_from(
+    ["&a ", "*a ", "[", "]", "{", "}", ": ", "- ", "\n", "\n  ", "? ", "'", '"', "<<: ", "!!set ", "!!timestamp ",
+     "!!bool ", "!!int ", "!!float ", "!!binary ", "!!omap ", "1e3", ".nan", "2020-13-45", "name", "methods", "---\n",
+     "%", "|\n", "\ud800"]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=5000)
+@given(st.lists(PIECES | st.text(max_size=5), max_size=60).map("".join))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    for read in (parse_yaml, parse_json):
+        try:
+            read(text)
+        except UnreadableError as error:
+            assert str(error)
