@@ -27,7 +27,7 @@ class Fault:
     ``kind``: a status (``429``, ``500``, ``401``, ``404``, ...), ``stall`` (no reply for ``seconds``), ``drip`` (a body
     that comes byte by byte for ``seconds``), ``hang-up`` (the connection is closed), ``garbage`` (not JSON),
     ``not-utf8``, ``other-json`` (JSON of another shape), ``refusal``, ``filter``, ``length``, ``empty``, ``echo`` (an
-    error with all request headers in its message).
+    error with all request headers in its message), ``raw`` (``body`` with status 200).
     """
 
     kind: str
@@ -35,6 +35,7 @@ class Fault:
     code: str | None = None
     message: str = "as the script says"
     seconds: float = 3600.0
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ class ChatServer:
             return 200, _completion(body, self.answer(body)), {}
         kind, extra = fault.kind, fault.headers
         shapes = {
+            "raw": fault.body,
             "garbage": b"<html><body>502 Bad Gateway</body></html>",
             "not-utf8": b'{"choices": [{"message": {"content": "caf\xe9 [[4]]"}}]}',
             "other-json": b'{"detail": "no choices here"}',

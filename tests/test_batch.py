@@ -17,9 +17,11 @@ from personalitybench.judging import Rating, RatingRequest, Unrated, rate_all
 from personalitybench.judging.base import JudgeProfile
 from personalitybench.judging.batch import journal_folder
 from personalitybench.judging.batch_journal import Journal, Part
+from personalitybench.judging.batch_results import Results
 from personalitybench.judging.chat_client import ChatSettings
-from personalitybench.judging.chat_judge import ChatJudge
+from personalitybench.judging.chat_judge import ChatJudge, store_path
 from personalitybench.judging.prices import Price
+from personalitybench.judging.responses import ResponseStore, StoredResponse
 from tests.batch_server import BatchServer, Plan
 from tests.chat_server import Fault
 from tests.killed_judge import items
@@ -357,3 +359,38 @@ def test_what_was_asked_live_meanwhile_is_taken_out_of_a_part_that_was_never_sen
     judge().fetch_in_batches(items(5), lambda _: None)
     assert [each["request_counts"]["total"] for each in server.batches.values()] == [3]
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "body"),
+    [
+        ({}, {"finish_reason": "error"}),
+        ({}, {"finish_reason": "abort"}),
+        ({}, {"finish_reason": None}),
+        ({}, {"error": {"code": 502, "message": "upstream is down"}}),
+        ({"error": {"code": "expired", "message": "too late"}}, {}),
+    ],
+)
+def test_failure_with_text_in_a_batch_is_missing(
+    line: dict[str, Any], body: dict[str, Any], server: BatchServer, cache: Any
+) -> None:
+    choice = {"message": {"content": "If it were social it would be [[5]]. But"}, "finish_reason": "stop"} | body
+    response = {"status_code": 200, "body": {"choices": [choice]}}
+    with ResponseStore(store_path()) as store:
+        results = Results({"a"}, store, ChatSettings(model="small", base_url=server.url).server())
+        results.take(json.dumps({"custom_id": "a", "response": response} | line).encode())
+        assert (results.missing, results.hopeless) == ({"a"}, None)
+        assert len(store) == 0
+
+
+def test_failure_that_an_earlier_version_kept_is_asked_again(
+    judge: Callable[..., ChatJudge], server: BatchServer
+) -> None:
+    made = judge()
+    (wanted,) = made._wanted(items(1))
+    failed = StoredResponse("it would be [[5]]. But", "small", "error", 7, 3, "2026-11-22T12:00:00Z")
+    with ResponseStore(store_path()) as store:
+        store.put(wanted.key, failed)
+    assert list(rate_all(made, items(1))) == [RATED]
+    with ResponseStore(store_path()) as store:
+        assert store.whole([wanted.key])[wanted.key].finish_reason == "stop"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import subprocess
 import sys
+import textwrap
 import time
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +20,10 @@ from personalitybench.errors import ConfigurationError, JudgeError, JudgeModelEr
 from personalitybench.judging.base import Unrated
 from personalitybench.judging.chat_client import ChatClient, ChatSettings, Reply
 from tests.chat_server import Asked, ChatServer, Fault
+from tests.conftest import REPOSITORY
 
 PLANTED = "sk-planted-Zq81nTf0uYw7"
+REPLY = b'{"choices": [{"message": {"content": "%s"}, "finish_reason": "stop"}]}'
 
 
 def asking(text: str) -> list[dict[str, str]]:
@@ -401,3 +406,77 @@ def test_the_server_counts_what_was_needless() -> None:
     assert server.report() == {"requests": 4, "texts": 1, "faults": 1, "needless": 2, "most_in_flight": 0}
     assert [asked.text for asked in server.requests] == ["same"] * 4
     assert isinstance(server.requests[0], Asked)
+
+
+@pytest.mark.parametrize("status", ["301", "302", "303", "307", "308"])
+def test_redirects_are_not_followed(chat_server: ChatServer, status: str) -> None:
+    with ChatServer() as elsewhere:
+        chat_server.script.append(Fault(status, headers={"Location": f"{elsewhere.url}/chat/completions"}))
+        with pytest.raises(JudgeError, match=f"answered {status}: it redirects to {elsewhere.url}"):
+            ask(chat_server)
+        assert elsewhere.requests == [], "neither question nor answer left for another host"
+
+
+def test_redirects_within_the_origin_are_not_followed_either(chat_server: ChatServer) -> None:
+    chat_server.script.append(Fault("302", headers={"Location": "/v1/chat/completions"}))
+    with pytest.raises(JudgeError, match="redirects are not followed"):
+        ask(chat_server)
+    assert len(chat_server.requests) == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_compressed_replies_are_read(chat_server: ChatServer, encoding: str) -> None:
+    body = REPLY % b"[[4]]"
+    packed = gzip.compress(body) if encoding == "gzip" else zlib.compress(body)
+    chat_server.script.append(Fault("raw", headers={"Content-Encoding": encoding}, body=packed))
+    assert ask(chat_server) == Reply("[[4]]", "judge-1", "stop", 0, 0)
+    assert chat_server.requests[0].headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "said"),
+    [
+        ({}, REPLY % (b"x" * 5_000_000), "larger than 4 MiB"),
+        ({"Content-Encoding": "gzip"}, gzip.compress(bytes(5_000_000)), "larger than 4 MiB"),
+        ({"Content-Encoding": "gzip"}, b"no gzip at all", "damaged"),
+        ({"Content-Encoding": "br"}, b"x", "'br', which was not asked for"),
+    ],
+    ids=["plain", "bomb", "damaged", "other"],
+)
+def test_bodies_out_of_bounds_are_tried_again_then_unrated(
+    chat_server: ChatServer, headers: dict[str, str], body: bytes, said: str
+) -> None:
+    chat_server.rule = lambda *_: Fault("raw", headers=headers, body=body)
+    unrated = ask(chat_server, attempts=2)
+    assert isinstance(unrated, Unrated)
+    assert unrated.reason == "not-text"
+    assert said in unrated.detail
+    assert len(chat_server.requests) == 2
+
+
+def test_gzip_bomb_takes_little_memory() -> None:
+    """A body of 1 GB, sent as 1 MB to eight requests at once."""
+    script = """
+        import asyncio, gzip, resource, sys, zlib
+        from personalitybench.judging.chat_client import ChatClient, ChatSettings
+        from tests.chat_server import ChatServer, Fault
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1 << 10)) + packer.flush()
+        async def ask(url):
+            async with ChatClient(ChatSettings("m", url, attempts=1, concurrency=8)) as client:
+                await client.ask_all([[{"role": "user", "content": str(n)}] for n in range(8)], lambda n, r: print(r))
+        with ChatServer(rule=lambda *_: Fault("raw", headers={"Content-Encoding": "gzip"}, body=bomb)) as server:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            asyncio.run(ask(server.url))
+            print("grew", (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        cwd=REPOSITORY,
+    )
+    assert done.stdout.count("larger than 4 MiB") == 8
+    assert int(done.stdout.split("grew ")[1]) < 200, "megabytes"

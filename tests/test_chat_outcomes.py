@@ -32,7 +32,7 @@ JSON = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                ["choices", "message", "content", "usage", "finish_reason", "prompt_tokens", "refusal", "text"]
+                ["choices", "message", "content", "usage", "finish_reason", "prompt_tokens", "refusal", "text", "error"]
             )
             | st.text(max_size=3),
             inner,
@@ -50,7 +50,7 @@ def completion(content: Any, finish: Any = "stop", **message: Any) -> bytes:
     ).encode()
 
 
-def outcome(body: bytes) -> Reply | Unrated | Again:
+def outcome(body: bytes) -> Reply | Unrated | Again | JudgeError:
     return read_body(body, SERVER)[0]
 
 
@@ -66,7 +66,12 @@ def test_a_reply_with_its_usage() -> None:
         (completion("It is [[5]] rather", "length"), "truncated"),
         (completion(None, "length"), "truncated"),
         (completion(" \n\t"), "empty"),
-        (completion(None, "tool_calls"), "empty"),
+        (completion(None, "tool_calls"), "tool-call"),
+        (completion("It is [[5]]", "tool_calls"), "tool-call"),
+        (completion("It is [[5]]", "function_call"), "tool-call"),
+        (completion("It is [[5]]", tool_calls=[{"id": "1"}]), "tool-call"),
+        (completion([{"type": "thinking", "text": "[[5]]"}, {"type": "reasoning", "text": "[[5]]"}]), "empty"),
+        (completion([{"text": "[[5]]"}]), "empty"),
         (completion([]), "empty"),
     ],
 )
@@ -92,9 +97,8 @@ def test_no_reply_has_a_reason_and_is_still_paid(body: bytes, reason: str) -> No
         b'{"choices": []}',
         b'{"choices": [null]}',
         b'{"choices": [{"message": "hello"}]}',
-        b'{"error": {"message": "upstream is down"}}',
     ],
-    ids=range(13),
+    ids=range(12),
 )
 def test_what_is_no_completion_is_worth_another_try(body: bytes) -> None:
     found = outcome(body)
@@ -104,31 +108,78 @@ def test_what_is_no_completion_is_worth_another_try(body: bytes) -> None:
     assert len(found.detail) < 500
 
 
-def test_other_shapes_that_servers_send() -> None:
-    found = outcome(
-        completion([{"type": "text", "text": "a"}, {"type": "image"}, {"type": "text", "text": "[[2]]"}], None)
-    )
-    assert found == Reply("a[[2]]", "m", "", 7, 3)
-    bare = outcome(b'{"choices": [{"message": {"content": "[[2]]"}}]}')
-    assert bare == Reply("[[2]]", "judge-1", "", 0, 0), "no usage, no model"
+@pytest.mark.parametrize("finish", [None, "", "error", "abort", "cancelled", "STOP", "eos", 7, ["stop"], {"a": 1}])
+def test_finish_reason_other_than_stop_is_tried_again(finish: Any) -> None:
+    found, prompt, written = read_body(completion("If it were social it would be [[5]]. But", finish), SERVER)
+    assert isinstance(found, Again)
+    assert (found.reason, prompt, written) == ("unreachable", 7, 3)
+    assert "not whole" in found.detail
+
+
+def test_missing_finish_reason_is_tried_again() -> None:
+    found = outcome(b'{"choices": [{"message": {"content": "[[2]]"}}]}')
+    assert isinstance(found, Again)
+    assert "missing" in found.detail
+
+
+@pytest.mark.parametrize("place", ["top", "choice", "message", "later choice", "alone"])
+@pytest.mark.parametrize("error", [{"code": 502, "message": "upstream is down"}, "upstream is down"])
+def test_error_inside_a_200_is_no_reply(place: str, error: object) -> None:
+    value = json.loads(completion("It is [[5]]"))
+    holders = {"top": value, "choice": value["choices"][0], "message": value["choices"][0]["message"], "alone": {}}
+    if place == "later choice":
+        value["choices"].append({"error": error})
+    else:
+        holders[place]["error"] = error
+    found = outcome(json.dumps(holders["alone"] or value).encode())
+    assert isinstance(found, Again)
+    assert found.reason == "unreachable"
+    assert "upstream is down" in found.detail
+
+
+@pytest.mark.parametrize("error", [None, "", {}])
+def test_empty_error_is_no_error(error: object) -> None:
+    value = json.loads(completion("It is [[5]]")) | {"error": error}
+    assert isinstance(outcome(json.dumps(value).encode()), Reply)
+
+
+def test_error_inside_a_200_is_classified_by_its_code() -> None:
+    def coded(code: str) -> object:
+        return outcome(json.dumps({"error": {"code": code, "message": "no"}, "choices": []}).encode())
+
+    assert coded("content_filter") == Unrated("refused", "no")
+    assert isinstance(coded("model_not_found"), JudgeModelError)
+    assert isinstance(coded("insufficient_quota"), JudgeError)
+
+
+def test_only_parts_of_type_text_are_text() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "image"}, {"type": "thinking", "text": "[[5]]"}]
+    found = outcome(completion([*parts, {"type": "text", "text": "[[2]]"}, {"type": "text", "text": ["[[5]]"]}]))
+    assert found == Reply("a[[2]]", "m", "stop", 7, 3)
+
+
+def test_redirect_is_one_clear_error() -> None:
+    found = read_status(307, {"location": "http://elsewhere.example/\x1b[2J"}, "", SERVER)
+    assert isinstance(found, JudgeError)
+    assert "answered 307: it redirects to http://elsewhere.example/\\x1b[2J; redirects are not followed" in str(found)
 
 
 @given(JSON)
 def test_any_json_is_read_without_a_crash(value: Any) -> None:
     for body in (value, {"choices": [value]}, {"choices": [{"message": value}], "usage": value}):
         found = outcome(json.dumps(body).encode())
-        assert isinstance(found, (Again, Unrated, Reply))
+        assert isinstance(found, (Again, Unrated, Reply, JudgeError))
         if isinstance(found, Reply):
             assert found.text.strip()
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_without_a_crash(body: bytes) -> None:
-    assert isinstance(outcome(body), (Again, Unrated, Reply))
+    assert isinstance(outcome(body), (Again, Unrated, Reply, JudgeError))
 
 
 def test_half_surrogate_pairs_do_not_get_further() -> None:
-    found = outcome(b'{"choices": [{"message": {"content": "\\ud800[[3]] \\ud83d\\ude00"}}]}')
+    found = outcome(b'{"choices": [{"message": {"content": "\\ud800[[3]] \\ud83d\\ude00"}, "finish_reason": "stop"}]}')
     assert isinstance(found, Reply)
     assert found.text == "\ufffd[[3]] \U0001f600"
     assert [valid_text(text) for text in ("a\ud800b", "\udc00", "\ufeffx")] == ["a\ufffdb", "\ufffd", "\ufeffx"]
@@ -223,7 +274,7 @@ def test_a_pause_of_hours_ends_the_work() -> None:
         ),
         (400, {"message": "temperature must be below 2"}, JudgeError, "temperature must be below 2"),
         (422, {"detail": [{"msg": "bad"}]}, JudgeError, "check model, sampling"),
-        (302, "", JudgeError, "answered 302"),
+        (302, "", JudgeError, "redirects are not followed"),
     ],
 )
 def test_what_cannot_pass_is_an_error(status: int, body: object, kind: type[JudgeError], said: str) -> None:

@@ -268,7 +268,7 @@ class Batches:
     def _without_those_there(self, part: Part) -> Part:
         """Take out of a part that was never sent what was asked live since it was written."""
         keys = self._journal.keys(part.name)
-        there = {key for key, _ in self._store.read(keys)}
+        there = self._store.whole(keys).keys()
         if not there:
             return part
         if there == keys:
@@ -386,7 +386,7 @@ def absent(wanted: Iterable[WantedReply], store: ResponseStore) -> Iterator[Want
     seen: set[str] = set()
     rest = iter(wanted)
     while chunk := _take(rest, seen):
-        there = {key for key, _ in store.read(chunk)}
+        there = store.whole(chunk).keys()
         yield from (each for key, each in chunk.items() if key not in there)
 
 

@@ -5,7 +5,6 @@ Knows HTTP and its failures, as :mod:`.chat_client` does for single requests; wh
 
 from __future__ import annotations
 
-import importlib
 import json
 import secrets
 import time
@@ -15,9 +14,11 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from personalitybench.errors import JudgeError
+from personalitybench.http_bodies import UnreadableBodyError
 from personalitybench.judging.base import Unrated
 from personalitybench.judging.chat_client import ChatSettings, load_library
 from personalitybench.judging.chat_outcomes import Again, read_status
+from personalitybench.judging.http_client import client, http_library
 
 ENDPOINT = "/v1/chat/completions"
 WINDOW = "24h"
@@ -57,15 +58,14 @@ class BatchApi:
         self.server = settings.server()
         self._settings = settings
         self._openai = load_library()
-        # Errors in the middle of a body are of the HTTP library that openai is built on: httpx, or its successor.
-        built_on = (each.__module__.partition(".")[0] for each in self._openai.DefaultHttpxClient.__mro__)
-        self._http = importlib.import_module(next(name for name in built_on if name.startswith("httpx")))
+        self._http = http_library(self._openai)  # raises errors of its own in the middle of a body
         self._api = self._openai.OpenAI(
             api_key=self.server.key,
             base_url=settings.address,
             default_query=settings.query,
             max_retries=0,
             timeout=settings.timeout,
+            http_client=client(self._openai, settings.timeout, unbounded="/content"),
         )
 
     def close(self) -> None:
@@ -220,6 +220,8 @@ class BatchApi:
             return send()
         except self._openai.APITimeoutError:
             return Again("unreachable", f"no reply within {self._settings.timeout:g} s")
+        except UnreadableBodyError as error:
+            return Again("not-text", str(error))
         except self._openai.APIStatusError as error:
             outcome = read_status(error.status_code, error.response.headers, error.body, self.server)
             if isinstance(outcome, Unrated):
@@ -227,6 +229,8 @@ class BatchApi:
             return outcome if isinstance(outcome, Again) else (error.status_code, outcome)
         except (self._openai.APIConnectionError, self._http.HTTPError) as error:
             cause = error.__cause__ or error
+            if isinstance(cause, UnreadableBodyError):
+                return Again("not-text", str(cause))
             return Again("unreachable", f"no connection ({self.server.quote(f'{type(cause).__name__}: {cause}')})")
 
     @property

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from personalitybench.completions import error_parts
 from personalitybench.errors import JudgeError
 from personalitybench.judging.base import Unrated
 from personalitybench.judging.chat_outcomes import (
     Again,
     Reply,
     Server,
-    error_parts,
     hopeless,
     read_completion,
     read_status,
@@ -116,9 +116,9 @@ class Results:
         response = value.get("response")
         if isinstance(response, dict):
             status, body = response.get("status_code"), response.get("body")
-            if status == 200:
+            if status == 200 and not value.get("error"):
                 return read_completion(body, self.server)
-            if isinstance(status, int):
+            if isinstance(status, int) and status != 200:
                 said = body.get("error", body) if isinstance(body, dict) else body
                 return read_status(status, {}, said, self.server), 0, 0
         code, text = error_parts(value.get("error"))

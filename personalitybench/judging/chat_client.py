@@ -16,9 +16,11 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 from personalitybench.errors import ConfigurationError, JudgeError, MissingDependencyError
+from personalitybench.http_bodies import UnreadableBodyError
 from personalitybench.judging.base import Unrated
 from personalitybench.judging.chat_outcomes import Again, Reply, Server, read_body, read_status, valid_text
 from personalitybench.judging.chat_window import Window
+from personalitybench.judging.http_client import async_client
 
 __all__ = ["ChatClient", "ChatSettings", "Reply"]
 
@@ -133,6 +135,7 @@ class ChatClient:
             default_query=settings.query,
             max_retries=0,
             timeout=settings.timeout,
+            http_client=async_client(self._openai, settings.timeout),
         )
 
     async def __aenter__(self) -> Self:
@@ -223,10 +226,14 @@ class ChatClient:
             outcome, prompt, completion = read_body(answer.http_response.content, self._server)
         except (TimeoutError, self._openai.APITimeoutError):
             return Again("unreachable", f"no reply within {self.settings.timeout:g} s")
+        except UnreadableBodyError as error:
+            return Again("not-text", str(error))
         except self._openai.APIStatusError as error:
             return read_status(error.status_code, error.response.headers, error.body, self._server)
         except self._openai.APIConnectionError as error:
             cause = error.__cause__ or error
+            if isinstance(cause, UnreadableBodyError):
+                return Again("not-text", str(cause))
             return Again("unreachable", f"no connection ({self._server.quote(f'{type(cause).__name__}: {cause}')})")
         self.prompt_tokens += prompt
         self.completion_tokens += completion

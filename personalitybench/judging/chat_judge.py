@@ -216,7 +216,7 @@ class ChatJudge:
             for chunk in _chunks(items, self.at_a_time):
                 ratings += len(chunk)
                 asked = {wanted.key: wanted for wanted in self._wanted(chunk)}
-                there = {} if store is None else store.get_many(asked)
+                there = {} if store is None else store.whole(asked)
                 kept += len(there)
                 absent = asked.keys() - there.keys()
                 batched += len(absent & waiting)
@@ -253,7 +253,7 @@ class ChatJudge:
         places: dict[str, list[int]] = {}
         for place, messages in asked.items():
             places.setdefault(self._key(messages, items[place]), []).append(place)
-        there = store.get_many(places)
+        there = store.whole(places)
         self.spending.kept += len(there)
         found: dict[int, str | Unrated] = {place: stored.text for key, stored in there.items() for place in places[key]}
         if report is not None and found:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from personalitybench import completions
+from personalitybench.completions import CUT_OFF, WHOLE, error_parts, message_text, reported_error
 from personalitybench.errors import JudgeError, JudgeModelError
 from personalitybench.judging.base import Unrated
 
@@ -21,16 +23,12 @@ LONGEST_WAIT = (
     600.0  # seconds that a server may ask for; a daily quota asks for hours, and that is for the user to know
 )
 
-_DETAIL = 300  # characters of what a server said
 _SHORTEST_SECRET = 8  # characters; servers without keys are given words such as EMPTY, which may stand in any text
-_KEY_LIKE = re.compile(r"\bsk-[\w*.…-]+")
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
 # Codes of OpenAI's API; the other servers that were looked at (vLLM, llama.cpp, Azure) are noted where they differ.
 _NO_MODEL = frozenset({"model_not_found", "model_not_available", "model_deprecated", "DeploymentNotFound"})
 _NO_MONEY = frozenset({"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
-_REFUSALS = frozenset({"content_filter", "content_policy_violation", "invalid_prompt"})
-_TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length|string_above_max_length")
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Reply:
     Attributes:
         text: The message, never empty.
         model: The model as the server names it.
-        finish_reason: Why it stopped, as the server says it (``stop``).
+        finish_reason: ``stop``, the one of whole replies.
         prompt_tokens, completion_tokens: As the server counted them; 0 if it did not.
     """
 
@@ -92,12 +90,11 @@ class Server:
         return text.replace(self.key, "***") if len(self.key) >= _SHORTEST_SECRET else text
 
     def quote(self, text: str) -> str:
-        """Put what a server or library said on one short line, without anything that looks like a key."""
-        line = " ".join(_KEY_LIKE.sub("***", self.without_key(text)).split())
-        return line if len(line) <= _DETAIL else f"{line[:_DETAIL]} ..."
+        """Return a server's or library's words on one short line, without keys and control characters."""
+        return completions.quote(self.without_key(text))
 
 
-def read_body(body: bytes, server: Server) -> tuple[Reply | Unrated | Again, int, int]:
+def read_body(body: bytes, server: Server) -> tuple[Reply | Unrated | Again | JudgeError, int, int]:
     """Read the body of a 200.
 
     Returns:
@@ -110,28 +107,49 @@ def read_body(body: bytes, server: Server) -> tuple[Reply | Unrated | Again, int
     return read_completion(value, server)
 
 
-def read_completion(value: Any, server: Server) -> tuple[Reply | Unrated | Again, int, int]:
-    """Read a chat completion, as :func:`read_body` does, from JSON that was read already."""
+def read_completion(value: Any, server: Server) -> tuple[Reply | Unrated | Again | JudgeError, int, int]:
+    """Read a chat completion, as :func:`read_body` does, from decoded JSON.
+
+    Only a ``finish_reason`` of ``stop`` makes a reply. An error beside the choices, in a choice or in its message, and
+    every other ``finish_reason`` is a failure, whatever text came with it.
+    """
+    usage = value.get("usage") if isinstance(value, dict) else None
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    if (error := reported_error(value)) is not None:
+        return _read_error(error, server), prompt, completion
     try:
         choice = value["choices"][0]
         message = choice["message"]
-        finish = str(choice.get("finish_reason") or "")
-        text, refusal = _text(message.get("content")), message.get("refusal")
+        finish = choice.get("finish_reason") or "missing"
+        text, refusal, tools = message_text(message.get("content")), message.get("refusal"), message.get("tool_calls")
     except (KeyError, IndexError, TypeError, AttributeError):
-        return Again("not-text", f"the body is no chat completion: {server.quote(json.dumps(value))}"), 0, 0
-    usage = value.get("usage")
-    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    outcome: Reply | Unrated
+        said = server.quote(completions.dump(value))
+        return Again("not-text", f"the body is no chat completion: {said}"), 0, 0
+    outcome: Reply | Unrated | Again | JudgeError
     if refusal or finish == "content_filter":
         outcome = Unrated("refused", server.quote(str(refusal or "content filter")))
-    elif finish == "length":
+    elif finish == CUT_OFF:
         outcome = Unrated("truncated", f"it reached the limit of tokens ({completion} were written)")
+    elif tools or finish in ("tool_calls", "function_call"):
+        outcome = Unrated("tool-call", "it called a tool instead of giving a rating")
+    elif finish != WHOLE:
+        outcome = Again("unreachable", f"the reply is not whole: finish_reason {server.quote(str(finish))}")
     elif not text.strip():
-        outcome = Unrated("empty", f"an empty message (finish_reason {finish or 'none'})")
+        outcome = Unrated("empty", "an empty message (finish_reason stop)")
     else:
         named = server.without_key(str(value.get("model") or server.model))
-        outcome = Reply(valid_text(server.without_key(text)), named, finish, prompt, completion)
+        outcome = Reply(valid_text(server.without_key(text)), named, WHOLE, prompt, completion)
     return outcome, prompt, completion
+
+
+def _read_error(error: object, server: Server) -> Unrated | Again | JudgeError:
+    """Classify an error that came inside a 200."""
+    code, said = error_parts(error)
+    said = server.quote(said)
+    if code in completions.REFUSAL_CODES:
+        return Unrated("refused", said)
+    where = f"{server.address} answered 200 with an error"
+    return hopeless(where, 200, code, said, server) or Again("unreachable", f"an error inside a 200 ({said})")
 
 
 def read_status(status: int, headers: Mapping[str, str], body: object, server: Server) -> Unrated | Again | JudgeError:
@@ -145,7 +163,8 @@ def read_status(status: int, headers: Mapping[str, str], body: object, server: S
     """
     code, said = error_parts(body)
     said = server.quote(said)
-    if error := hopeless(f"{server.address} answered {status}", status, code, said, server):
+    where = f"{server.address} answered {status}"
+    if error := _redirect(where, status, headers, server) or hopeless(where, status, code, said, server):
         return error
     if status in {408, 409, 429} or status >= 500:
         wait = asked_wait(headers)
@@ -155,14 +174,22 @@ def read_status(status: int, headers: Mapping[str, str], body: object, server: S
                 f"{server.address} answered {status} and wants {wait:.0f} s of pause: go on then ({said})"
             )
         return Again("unreachable", f"answered {status} ({said})", wait and min(wait, LONGEST_WAIT), turned_away)
-    if code in _REFUSALS:
+    if code in completions.REFUSAL_CODES:
         return Unrated("refused", said)
-    if status == 413 or (status in {400, 422} and _TOO_LONG.search(f"{code} {said}")):
+    if status == 413 or (status in {400, 422} and completions.TOO_LONG.search(f"{code} {said}")):
         return Unrated("too-long", said)
     advice = {403: f"the key in {server.key_variable} may not do this", 404: "is the base_url right?"}.get(
         status, "it does not accept the request; check model, sampling and base_url"
     )
     return JudgeError(f"{server.address} answered {status}: {advice} ({said})")
+
+
+def _redirect(where: str, status: int, headers: Mapping[str, str], server: Server) -> JudgeError | None:
+    """Return the error of a redirect: it would take question and answer to an address that the user did not name."""
+    if not 300 <= status < 400:
+        return None
+    to = f" to {server.quote(target)}" if (target := headers.get("location", "")) else ""
+    return JudgeError(f"{where}: it redirects{to}; redirects are not followed, so set base_url to the right address")
 
 
 def hopeless(where: str, status: int, code: str, said: str, server: Server) -> JudgeError | None:
@@ -211,25 +238,9 @@ def valid_text(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _text(content: object) -> str:
-    """Read a message's content: a text, or parts of it as some servers send them."""
-    if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
-
-
 def _count(usage: object, name: str) -> int:
     count = usage.get(name) if isinstance(usage, dict) else None
     return count if isinstance(count, int) and count > 0 else 0
-
-
-def error_parts(body: object) -> tuple[str, str]:
-    """Read code and message of an error, whatever its shape."""
-    if not isinstance(body, dict):
-        return "", str(body) if body else "no explanation"
-    fields: Mapping[str, Any] = body
-    code = fields.get("code") or fields.get("type") or ""
-    return str(code), str(fields.get("message") or fields.get("detail") or json.dumps(fields, default=str))
 
 
 def _number(text: str) -> float | None:

@@ -48,7 +48,14 @@ CREATE TABLE responses (
 );
 COMMIT;
 """
-_INSERT = "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
+# Earlier versions stored failures, too: a whole reply replaces one.
+_INSERT = """
+INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
+    text = excluded.text, model = excluded.model, finish_reason = excluded.finish_reason,
+    prompt_tokens = excluded.prompt_tokens, completion_tokens = excluded.completion_tokens,
+    created = excluded.created, checksum = excluded.checksum
+WHERE responses.finish_reason <> 'stop' AND excluded.finish_reason = 'stop'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,10 @@ class ResponseStore:
         """Give the replies that there are, by key."""
         return dict(self.read(keys))
 
+    def whole(self, keys: Iterable[str]) -> dict[str, StoredResponse]:
+        """Return the whole replies by key, without failures that earlier versions kept."""
+        return {key: reply for key, reply in self.read(keys) if reply.finish_reason == "stop"}
+
     def read(self, keys: Iterable[str]) -> Iterator[tuple[str, StoredResponse]]:
         """Yield keys with their replies, in no order and without those that have none.
 
@@ -145,7 +156,7 @@ class ResponseStore:
             yield from self._do(partial(_select, wanted))
 
     def put(self, key: str, response: StoredResponse) -> None:
-        """Store a reply; it is on disk when this returns. A key that has one keeps the first."""
+        """Store a reply; it is on disk when this returns. A key keeps its first whole one (``stop``)."""
         self.put_many([(key, response)])
 
     def put_many(self, responses: Iterable[tuple[str, StoredResponse]]) -> None:

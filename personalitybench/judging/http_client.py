@@ -1,0 +1,71 @@
+"""Clients of openai's HTTP library that follow no redirect and read bodies up to a limit."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator, Iterator
+from types import ModuleType
+from typing import Any
+
+from personalitybench.http_bodies import ENCODINGS, BoundedBody
+
+
+def http_library(openai: ModuleType) -> Any:
+    """Return the HTTP library that openai is built on: httpx, or its successor."""
+    modules = (each.__module__.partition(".")[0] for each in openai.DefaultHttpxClient.__mro__)
+    return importlib.import_module(next(name for name in modules if name.startswith("httpx")))
+
+
+def async_client(openai: ModuleType, timeout: float) -> Any:
+    """Return an asynchronous client for ``http_client`` of ``AsyncOpenAI``; every body is bounded."""
+    http = http_library(openai)
+
+    class BoundedStream(http.AsyncByteStream):  # type: ignore[misc, name-defined]
+        def __init__(self, response: Any) -> None:
+            self._stream, self._body = response.stream, BoundedBody(response.headers.get("content-encoding", ""))
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for block in self._stream:
+                yield self._body.decode(block)
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    async def bound(response: Any) -> None:
+        response.stream = BoundedStream(response)
+        response.headers.pop("content-encoding", None)
+
+    return openai.DefaultAsyncHttpxClient(
+        timeout=timeout,
+        follow_redirects=False,
+        headers={"accept-encoding": ENCODINGS},
+        event_hooks={"response": [bound]},
+    )
+
+
+def client(openai: ModuleType, timeout: float, unbounded: str) -> Any:
+    """Return a client for ``http_client`` of ``OpenAI``; every body is bounded but those of paths ending as given."""
+    http = http_library(openai)
+
+    class BoundedStream(http.SyncByteStream):  # type: ignore[misc, name-defined]
+        def __init__(self, response: Any) -> None:
+            self._stream, self._body = response.stream, BoundedBody(response.headers.get("content-encoding", ""))
+
+        def __iter__(self) -> Iterator[bytes]:
+            for block in self._stream:
+                yield self._body.decode(block)
+
+        def close(self) -> None:
+            self._stream.close()
+
+    def bound(response: Any) -> None:
+        if not response.is_success or not response.request.url.path.endswith(unbounded):
+            response.stream = BoundedStream(response)
+            response.headers.pop("content-encoding", None)
+
+    return openai.DefaultHttpxClient(
+        timeout=timeout,
+        follow_redirects=False,
+        headers={"accept-encoding": ENCODINGS},
+        event_hooks={"response": [bound]},
+    )
