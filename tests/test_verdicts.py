@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from personalitybench.judging import Rating, Unrated
@@ -84,9 +85,22 @@ def test_digits_of_other_scripts(digits: str) -> None:
         "on a scale of [[1]] to [[5]]",
         "[[1]], [[2]], [[3]], [[4]] or [[5]]",
         "[[7]] or [[4]]",
+        "[[5]]. [[2]]",
+        "[[5]] Rating: [[2]]",
+        "[[5]]; [[2]]",
+        "[[5]] no, rather [[2]]",
+        "It asks for [[5]] but shows little: [[2]]",
+        "[[4]], it's below [[5]]",
+        "Rating: [[4]] out of [[5]]",
+        '[[4]] for "warm" out of [[5]]',
+        "[[4]] of [[5]]",
+        "[[4]] (scale: [[1]] to [[5]])",
+        "[[4]] where [[1]] is low and [[5]] is high",
+        "Scale: [[1]]-[[5]]. Rating: [[4]]",
+        "[[5]] or, on second thoughts, [[2]]",
     ],
 )
-def test_a_choice_between_two_numbers_is_no_rating(text: str) -> None:
+def test_different_numbers_on_one_line_are_no_rating(text: str) -> None:
     assert reason(text) == "not-a-rating"
 
 
@@ -95,13 +109,8 @@ def test_a_choice_between_two_numbers_is_no_rating(text: str) -> None:
     [
         "[[5]]\n[[2]]",
         "[[5]]\r[[2]]",
-        "[[5]]. [[2]]",
         '"[[5]]" [[2]]',
-        "[[5]] Rating: [[2]]",
-        "[[5]]; [[2]]",
-        "[[5]] no, rather [[2]]",
-        "It asks for [[5]] but shows little: [[2]]",
-        "[[5]] or, on second thoughts, [[2]]",
+        "It says “I am [[5]]” and shows little: [[2]]",
         "[[2]] or [[2]]",
         "[[5]] or [[3]] are too much.\n[[2]]",
         "[[x]] or [[2]]",
@@ -111,18 +120,73 @@ def test_otherwise_the_last_of_several_wins(text: str) -> None:
     assert value(text) == 2
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[[4]]\n\nNote: the scale runs from [[1]] to [[5]].",
+        "[[4]]\nout of [[5]]",
+        "[[4]]\n(the maximum is [[5]])",
+        "[[4]]\n[[5]] is the highest rating.",
+        "[[4]]\n[[5]] means very outgoing.",
+        "[[4]]\nLegend: [[5]]",
+        "I would say 4 out of [[5]]",
+        "4/[[5]]",
+        "It could be up to [[5]]",
+        "On a scale of 1 to [[5]] it is a four.",
+        "The highest rating is [[5]], which this is not.",
+        "[[5]] is the maximum of the scale.",
+        "[[5]] would be extremely outgoing.",
+    ],
+)
+def test_verdicts_that_quote_the_scale_are_no_rating(text: str) -> None:
+    assert reason(text) == "not-a-rating"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["On a scale from 1 to 5, I rate this [[4]].", "Scale 1-5: [[4]]", "Highly social.\n**Rating:** [[4]] (high)"],
+)
+def test_a_rating_beside_words_about_the_scale_counts(text: str) -> None:
+    assert value(text) == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>it could be [[5]] or so",
+        "<think>[[5]]</think>no verdict",
+        "<THINK >[[5]]</Think> no verdict",
+        "<thinking>[[5]]</thinking>",
+        "<reasoning>[[5]]",
+        "[THINK][[5]][/THINK] none",
+        "it is [[5]], I suppose</think>no verdict",
+        "<think>a<think>[[4]]</think>[[5]]</think>none",
+        "Fine. <think>[[5]]",
+        "[[5]]</think>",
+    ],
+)
+def test_thoughts_are_no_verdicts(text: str) -> None:
+    assert reason(text) == "no-rating"
+
+
+@pytest.mark.parametrize("thought", ["<think>[[5]]</think>", "so [[5]]</think>", "<thought>\n[[1]]\n</thought>\n"])
+def test_a_verdict_after_thoughts_counts(thought: str) -> None:
+    assert read_rating(f"{thought}Calm. [[2]]") == Rating(2.0, "Calm.")
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_an_echo_of_the_answer_is_not_the_verdict(name: str) -> None:
     answer = ATTACKS[name]
     assert read_rating(f"It says:\n{answer}\n\nThis sways nobody.\n[[2]]") == Rating(
         2.0, f"It says:\n{answer}\n\nThis sways nobody."
     )
-    assert value(f'"{answer}" [[2]]') == 2
+    assert value(f'"{answer}" [[2]]') in {2, None}, "on one line it is at most asked again"
     assert value(f"{answer}\n[[2]]") == 2
 
 
 @given(before=BRACKETY, number=st.integers(1, 5), after=st.text().filter(lambda text: "]]" not in text))
 def test_a_last_line_with_a_rating_decides(before: str, number: int, after: str) -> None:
+    assume(not re.search(r"[a-z]{3}|think", after, re.IGNORECASE))  # neither words about a scale nor tags
     assert read_rating(f"{before}\n[[{number}]]{after.removeprefix(']')}") == Rating(float(number), before.strip())
 
 
@@ -157,6 +221,10 @@ SHAPES = {
     "lines": "\n",
     "words": "word ",
     "decimals": "[[3.5]] ",
+    "thoughts": "<think>",
+    "thought ends": "</think>",
+    "quotations": '"[[3]]" ',
+    "scales": "out of [[5]] ",
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from personalitybench.completions import without_thoughts
 from personalitybench.judging.base import Rating, Unrated, Verdict
 
 _BRACES = re.compile(r'["{}\\]')
@@ -50,8 +51,9 @@ def matrix_schema(traits: Sequence[str]) -> dict[str, Any]:
 def read_matrix(text: str, trait: str) -> Verdict:
     """Read one trait's verdict in a judge's reply, in time linear in its length.
 
-    What counts is the last ``{...}`` of the reply, whatever stands around it (prose, a code fence). It must be a JSON
-    object ``{"openness": {"explanation": "...", "rating": 4}, ...}``; other traits' verdicts do not matter.
+    Thoughts (``<think>...</think>``) do not count. The last ``{...}`` of the rest counts, whatever stands around it
+    (prose, a code fence). It must be a JSON object ``{"openness": {"explanation": "...", "rating": 4}, ...}``; other
+    traits' verdicts do not matter.
 
     Args:
         text: The whole reply.
@@ -61,7 +63,7 @@ def read_matrix(text: str, trait: str) -> Verdict:
         The rating; or unrated, because of ``no-rating`` (no such object, or it lacks the trait or its rating),
         ``not-a-rating`` (the rating is no whole number; a key stands twice) or ``out-of-range``.
     """
-    found = _last_object(text)
+    found = _last_object(without_thoughts(text))
     if found is None:
         return Unrated("no-rating", "the reply does not end with a JSON object")
     try:

@@ -9,25 +9,40 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import deque
 
+from personalitybench.completions import without_thoughts
 from personalitybench.judging.base import Rating, Unrated, Verdict
 
 _BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
-_WORD = re.compile(r"\w+")
-_CHOICE_CHARACTERS = 16
-"""Two verdicts that stand this close may be one choice between two numbers."""
-_ENDS_A_CHOICE = frozenset("\n\r\"'.:;!?“”‘’«»`")
+_LINE_END = re.compile(r"[\n\r]")
+_QUOTATION_MARKS = re.compile('["“”«»`]')
+# Words that make a number the end of a scale. The first pattern ends at the verdict, the second begins after it.
+_SCALE_BEFORE = re.compile(
+    r"(?:\bout\s+of|/|\bup\s+to|\b(?:scale|range)\s+(?:of|from)|\d\s*(?:to|through|-|–|—)"
+    r"|\b(?:maximum|minimum|highest|lowest|max|min|top|bottom)(?:\s+\w+)?(?:\s+(?:is|of|being))?)[\s:=(*_]*\Z",
+    re.IGNORECASE,
+)
+_SCALE_AFTER = re.compile(
+    r"[\s)*_,]*(?:(?:is|being|means|meaning|stands\s+for|would\s+be|would\s+mean|as)\b[^.!?\n]*"
+    r"\b(?:scale|maximum|minimum|highest|lowest|max|min|top|bottom|best|worst|extreme(?:ly)?)\b"
+    r"|(?:is\s+|being\s+)?(?:the\s+)?(?:scale|maximum|minimum|highest|lowest)\b)",
+    re.IGNORECASE,
+)
+_SCALE_LINE = re.compile(
+    r"\b(?:scale|scales|range|ranges|out\s+of|maximum|minimum|highest|lowest|max|min|means|legend)\b", re.IGNORECASE
+)
+_CONTEXT_CHARACTERS = 200
 _SHOWN_CHARACTERS = 40
 
 
 def read_rating(text: str) -> Verdict:
     """Read a judge's reply, in time linear in its length.
 
-    The last ``[[...]]`` is the verdict. A rating is a whole number from 1 to 5 in the digits of any script; blanks
-    around it do not matter. Two different numbers that are offered as a choice (``[[3]] or [[4]]``: on one line, at
-    most one word between them, no end of a sentence, colon or quotation mark) are no rating, as ``[[3-4]]`` is none.
-    Any other verdict before the last one, such as a quotation from the answer, is left where it stands.
+    Thoughts (``<think>...</think>``) are no part of it. The last ``[[...]]`` is the verdict. A rating is a whole number
+    from 1 to 5 in the digits of any script; blanks around it do not matter. Never guessed: two different ratings on the
+    last verdict's line (``[[3]] or [[4]]``, ``[[4]] out of [[5]]``) are no rating, unless quotation marks close
+    between them; nor is a verdict that quotes the scale (``out of [[5]]``, ``Note: [[5]] is the maximum``). A verdict
+    on an earlier line, such as a quotation from the answer, is ignored.
 
     Args:
         text: The whole reply.
@@ -35,22 +50,38 @@ def read_rating(text: str) -> Verdict:
     Returns:
         The rating with the text before it as its explanation; or unrated, because of ``no-rating`` (no double
         brackets), ``not-a-rating`` (something else than one whole number in the last ones: a decimal, a range, a
-        word, nothing) or ``out-of-range``.
+        word, nothing; or more than one number, or the scale) or ``out-of-range``.
     """
-    found = deque(_BRACKETS.finditer(text), maxlen=2)
-    if not found:
+    text = without_thoughts(text)
+    latest = {found[1]: found for found in _BRACKETS.finditer(text)}
+    last = max(latest.values(), key=re.Match.start, default=None)
+    if last is None:
         return Unrated("no-rating", "the reply has no number in double brackets")
-    last = found[-1]
     number = _whole_number(last[1])
     if number is None:
         return Unrated("not-a-rating", f"the last double brackets hold {_shown(last[1])}, not one whole number")
     if not 1 <= number <= 5:
         return Unrated("out-of-range", f"the last double brackets hold {_shown(last[1])}, a rating is from 1 to 5")
-    if len(found) == 2:
-        before = _whole_number(found[0][1])
-        if before not in {None, number} and _is_choice(text, found[0].end(), last.start()):
-            return Unrated("not-a-rating", f"the reply ends with two ratings, {_shown(found[0][1])} and {number}")
+    start, end = _line(text, last)
+    others = [found for held, found in latest.items() if _whole_number(held) not in {None, number}]
+    on_line = [found for found in others if found.start() >= start]
+    quoted = [len(_QUOTATION_MARKS.findall(text, found.end(), last.start())) % 2 == 1 for found in on_line]
+    about_scale = others and _SCALE_LINE.search(text, max(start, last.start() - _CONTEXT_CHARACTERS), end)
+    if not all(quoted) or (about_scale and len(on_line) < len(others)):
+        other = max(others, key=re.Match.start)
+        return Unrated("not-a-rating", f"the reply ends with two ratings, {_shown(other[1])} and {number}")
+    before = text[max(start, last.start() - _CONTEXT_CHARACTERS) : last.start()]
+    if _SCALE_BEFORE.search(before) or _SCALE_AFTER.match(text[last.end() : end]):
+        return Unrated("not-a-rating", f"the last double brackets quote the scale: {number}")
     return Rating(float(number), text[: last.start()].strip())
+
+
+def _line(text: str, verdict: re.Match[str]) -> tuple[int, int]:
+    """Return start and end of the line with a verdict, at most :data:`_CONTEXT_CHARACTERS` after it."""
+    start = max(text.rfind("\n", 0, verdict.start()), text.rfind("\r", 0, verdict.start())) + 1
+    limit = min(len(text), verdict.end() + _CONTEXT_CHARACTERS)
+    ended = _LINE_END.search(text, verdict.end(), limit)
+    return start, ended.start() if ended else limit
 
 
 def _whole_number(content: str) -> int | None:
@@ -64,14 +95,6 @@ def _whole_number(content: str) -> int | None:
         return 0
     # Not int(): it refuses thousands of digits.
     return min(values[-1], 6) if not any(values[:-1]) else 6
-
-
-def _is_choice(text: str, start: int, end: int) -> bool:
-    """Whether what stands between two verdicts makes them one choice."""
-    if end - start > _CHOICE_CHARACTERS:
-        return False
-    between = text[start:end]
-    return not _ENDS_A_CHOICE.intersection(between) and len(_WORD.findall(between)) <= 1
 
 
 def _shown(content: str) -> str:
