@@ -17,6 +17,11 @@ WHOLE = "stop"
 CUT_OFF = "length"
 """The ``finish_reason`` of a reply that reached the limit of tokens."""
 
+TOOL_CALLS = frozenset({"tool_calls", "function_call"})
+
+# Codes of OpenAI's API; the other servers that were tried (vLLM, llama.cpp, Azure) are noted where they differ.
+UNKNOWN_MODEL_CODES = frozenset({"model_not_found", "model_not_available", "model_deprecated", "DeploymentNotFound"})
+QUOTA_CODES = frozenset({"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
 REFUSAL_CODES = frozenset({"content_filter", "content_policy_violation", "invalid_prompt"})
 TOO_LONG = re.compile(r"context_length_exceeded|exceed_context_size|maximum context length|string_above_max_length")
 
@@ -27,6 +32,33 @@ _OPENED = rf"<{_TAGS}\b[^<>]*>|\[THINK\]"
 _CLOSED = rf"</{_TAGS}\s*>|\[/THINK\]"
 _THOUGHT = re.compile(rf"(?:{_OPENED}).*?(?:{_CLOSED}|\Z)", re.DOTALL | re.IGNORECASE)
 _THOUGHT_END = re.compile(_CLOSED, re.IGNORECASE)
+
+
+UNFINISHED_THOUGHTS = "unfinished-thoughts"
+"""Reason for no answer: the model's thoughts did not end within its tokens."""
+
+
+class NoAnswer(str):
+    """An empty answer with the reason why a model gave none; judges are not asked about it.
+
+    Args:
+        reason: Short machine-readable word, the ``reason`` of :class:`personalitybench.judging.base.Unrated`.
+        detail: For people.
+    """
+
+    __slots__ = ("detail", "reason")
+    reason: str
+    detail: str
+
+    def __new__(cls, reason: str, detail: str = "") -> NoAnswer:
+        """Make an empty string that carries a reason."""
+        made = super().__new__(cls)
+        made.reason, made.detail = reason, detail
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        """Return the arguments that copies and pickles are made of."""
+        return self.reason, self.detail
 
 
 def message_text(content: object) -> str:
@@ -62,6 +94,11 @@ def dump(value: object) -> str:
         return f"deeply nested {type(value).__name__}"
 
 
+def valid_text(text: str) -> str:
+    """Replace half surrogate pairs by U+FFFD: JSON can hold them, but neither a request nor a file in UTF-8."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def without_thoughts(text: str) -> str:
     """Remove thoughts: ``<think>...</think>``, an opened thought that never ends, and text before a stray end tag.
 
@@ -69,6 +106,24 @@ def without_thoughts(text: str) -> str:
     time linear in the length.
     """
     return _THOUGHT_END.split(_THOUGHT.sub("", text))[-1]
+
+
+def cut_thoughts(text: str, end_token: str, *, finished: bool) -> str:
+    """Return the answer after the last end of a thought.
+
+    Args:
+        text: What the model generated.
+        end_token: Text that ends its thoughts, such as ``</think>``.
+        finished: Whether text without ``end_token`` can be an answer without thoughts.
+
+    Returns:
+        The answer, or :class:`NoAnswer` where the thoughts never end.
+    """
+    if end_token in text:
+        return text.rsplit(end_token, maxsplit=1)[-1].lstrip()
+    if finished and not opens_thought(text):
+        return text
+    return NoAnswer(UNFINISHED_THOUGHTS, f"the generated text does not hold {end_token!r}")
 
 
 def opens_thought(text: str) -> bool:

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from personalitybench.backends.needs import capabilities_of, check_needs, engine_with_plugin
+from personalitybench.completions import NoAnswer
 from personalitybench.errors import ConfigurationError
 from personalitybench.judging import (
     FLUENCY,
     RatingRequest,
     RatingsReport,
+    Unrated,
     Verdict,
     create_judge,
     rate_all,
@@ -86,6 +88,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         self.canary: dict[str, float] = {}
         self.chat_template = False
         self.system_instruction: str | None = None
+        self.thoughts_end_at: str | None = None
         self._model: Any = None
         self.method = self._make_method()
         self.judges = _by_id(self.options.judge_ids)  # a wrong name is told before the answers are drawn, not after
@@ -135,12 +138,18 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         """Build the requests, without the settings that the model's interface refuses.
 
         Raises:
-            ConfigurationError: lm-eval's request cache is on, or the method needs to see the model and cannot.
+            ConfigurationError: lm-eval's request cache or its examples are on, a prompt is too long, or the method
+                needs to see the model and cannot.
             NeedsNotMetError: The model cannot serve the method.
         """
         if kwargs.get("cache_requests"):
             raise ConfigurationError(
                 "lm-eval's request cache would return the prompts of another method: remove --cache_requests"
+            )
+        if self.config.num_fewshot:
+            raise ConfigurationError(
+                "lm-eval's examples would tell the model its target: remove --num_fewshot; the method 'few_shot' shows "
+                "examples"
             )
         self._model = bound_model(chat_template)
         if self.method.needs and self._model is None:
@@ -153,16 +162,25 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         self.system_instruction = system_instruction
         if not self.chat_template:
             _warn_about_chat_template()
+        from personalitybench.backends.whole_answers import (  # noqa: PLC0415 (lm-eval's models are slow to import)
+            require_whole_answers,
+            require_whole_prompts,
+        )
+
+        if self._model is not None:
+            self.thoughts_end_at = require_whole_answers(self._model)
         if _speaks_to_api(self._model):
             for name in _NOT_IN_APIS & self.config.generation_kwargs.keys():
                 del self.config.generation_kwargs[name]
                 self.left_out.append(name)
-        return super().build_all_requests(
+        built = super().build_all_requests(
             apply_chat_template=apply_chat_template,
             chat_template=chat_template,
             system_instruction=system_instruction,
             **kwargs,
         )
+        require_whole_prompts(self._model, self.instances)
+        return built
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:
         """Build the requests of a question; they carry the induction only if it needs more than the prompt.
@@ -233,13 +251,13 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         return None if cost is None else cost.model_dump(mode="json")
 
     def _other_settings(self, generation: Mapping[str, Any]) -> dict[str, Any]:
-        """What lm-eval's own options changed beyond the protocol: sampling, a system turn, examples of its own."""
+        """What lm-eval's own options changed beyond the protocol: sampling, a system turn, thoughts that are cut."""
         usual = {"until", "max_gen_toks", "do_sample", "temperature", "repetition_penalty"}
         found = {key: value for key, value in generation.items() if key not in usual}
         if self.system_instruction:
             found["system_instruction"] = self.system_instruction
-        if self.config.num_fewshot:
-            found["num_fewshot"] = self.config.num_fewshot
+        if self.thoughts_end_at is not None:
+            found["think_end_token"] = self.thoughts_end_at
         return found
 
     def dump_config(self) -> dict[str, Any]:
@@ -322,7 +340,7 @@ class JudgeFilter(Filter):  # type: ignore[misc]  # lm-eval publishes no types
 
     def apply(self, resps: Iterable[Sequence[str]], docs: Sequence[Mapping[str, Any]]) -> list[str]:
         """Judge the first response to each document."""
-        answers = [response[0] or "" for response in resps]
+        answers = ["" if response[0] is None else response[0] for response in resps]
         judged = judge_answers(self.judge, docs, answers) if self.judge else [{} for _ in answers]
         return [
             json.dumps({**{k: v.to_json() for k, v in verdicts.items()}, "text": measure_text(answer)})
@@ -352,10 +370,19 @@ def judge_answers(
         For each answer ``{"trait": verdict, "fluency": verdict}``.
     """
     verdicts = list(rate_all(create_judge(judge), rating_requests(docs, answers, repeat), report))
+    missing = [_no_answer(doc, answer) for doc, answer in zip(docs, answers, strict=True)]
     return [
-        {"trait": trait_verdict, "fluency": fluency_verdict}
-        for trait_verdict, fluency_verdict in zip(verdicts[::2], verdicts[1::2], strict=True)
+        {"trait": reason or trait_verdict, "fluency": reason or fluency_verdict}
+        for reason, trait_verdict, fluency_verdict in zip(missing, verdicts[::2], verdicts[1::2], strict=True)
     ]
+
+
+def _no_answer(doc: Mapping[str, Any], answer: str) -> Unrated | None:
+    """Return why the model gave no answer, if the answer or its line in a sheet says so."""
+    if isinstance(answer, NoAnswer):
+        return Unrated(answer.reason, answer.detail)
+    recorded = doc.get(UNRATED)
+    return None if recorded is None or answer else Unrated(str(recorded["reason"]), str(recorded.get("detail", "")))
 
 
 def judge_fingerprint(name: str) -> dict[str, str]:

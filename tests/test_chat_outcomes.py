@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personalitybench.completions import valid_text
 from personalitybench.errors import JudgeError, JudgeModelError
 from personalitybench.judging.base import Unrated
 from personalitybench.judging.chat_outcomes import (
@@ -20,7 +21,6 @@ from personalitybench.judging.chat_outcomes import (
     asked_wait,
     read_body,
     read_status,
-    valid_text,
 )
 
 KEY = "sk-planted-0123456789"

@@ -167,7 +167,7 @@ class ChatHandler(BaseHTTPRequestHandler):
             self.send_error(400, "unknown parameter repetition_penalty")
             return
         message = {"role": "assistant", "content": "I would stay at home and read. It suits me."}
-        answer = json.dumps({"choices": [{"index": 0, "message": message}]}).encode()
+        answer = json.dumps({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))

@@ -17,6 +17,7 @@ from lm_eval.models.utils import Collator
 
 from personalitybench.argument_policy import redact, refuse_remote_code
 from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VLLM
+from personalitybench.backends.whole_answers import require_whole_answers
 from personalitybench.errors import ModelError
 from personalitybench.models import resolve_model
 from personalitybench.versions import drift_error, import_failure, warn_of_untried_versions
@@ -91,6 +92,7 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
             others = ", ".join(sorted(args.keys() - {"pretrained", "model"})) or "none"
             text = f"backend {backend!r} cannot load model {name} (arguments: {others}): {redact(first)}"
             raise ModelError(text) from error
+        require_whole_answers(model, args.get("think_end_token"))
         if is_transformers(backend):
             from personalitybench.backends.grouped_attention import group_queries  # noqa: PLC0415 (torch)
 

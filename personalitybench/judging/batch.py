@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from personalitybench.completions import valid_text
 from personalitybench.errors import JudgeError
 from personalitybench.files import cache_folder, content_hash
 from personalitybench.judging.base import Unrated
@@ -23,7 +24,6 @@ from personalitybench.judging.batch_api import ENDPOINT, BatchApi, Object, Silen
 from personalitybench.judging.batch_journal import Journal, Part, Request, request_line
 from personalitybench.judging.batch_results import BatchError, Results, find_hopeless, quote, read_errors
 from personalitybench.judging.chat_client import OPENAI_URL, ChatSettings
-from personalitybench.judging.chat_outcomes import valid_text
 from personalitybench.judging.paid import Spending
 from personalitybench.judging.prices import estimate_tokens
 from personalitybench.judging.responses import ResponseStore

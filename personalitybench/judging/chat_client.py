@@ -15,10 +15,11 @@ from types import ModuleType, TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from personalitybench.completions import valid_text
 from personalitybench.errors import ConfigurationError, JudgeError, MissingDependencyError
 from personalitybench.http_bodies import UnreadableBodyError
 from personalitybench.judging.base import Unrated
-from personalitybench.judging.chat_outcomes import Again, Reply, Server, read_body, read_status, valid_text
+from personalitybench.judging.chat_outcomes import Again, Reply, Server, read_body, read_status
 from personalitybench.judging.chat_window import Window
 from personalitybench.judging.http_client import async_client
 

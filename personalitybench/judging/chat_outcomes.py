@@ -15,7 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from personalitybench import completions
-from personalitybench.completions import CUT_OFF, WHOLE, error_parts, message_text, reported_error
+from personalitybench.completions import CUT_OFF, WHOLE, error_parts, message_text, reported_error, valid_text
 from personalitybench.errors import JudgeError, JudgeModelError
 from personalitybench.judging.base import Unrated
 
@@ -25,10 +25,6 @@ LONGEST_WAIT = (
 
 _SHORTEST_SECRET = 8  # characters; servers without keys are given words such as EMPTY, which may stand in any text
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
-
-# Codes of OpenAI's API; the other servers that were looked at (vLLM, llama.cpp, Azure) are noted where they differ.
-_NO_MODEL = frozenset({"model_not_found", "model_not_available", "model_deprecated", "DeploymentNotFound"})
-_NO_MONEY = frozenset({"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
 
 
 @dataclass(frozen=True)
@@ -130,7 +126,7 @@ def read_completion(value: Any, server: Server) -> tuple[Reply | Unrated | Again
         outcome = Unrated("refused", server.quote(str(refusal or "content filter")))
     elif finish == CUT_OFF:
         outcome = Unrated("truncated", f"it reached the limit of tokens ({completion} were written)")
-    elif tools or finish in ("tool_calls", "function_call"):
+    elif tools or str(finish) in completions.TOOL_CALLS:
         outcome = Unrated("tool-call", "it called a tool instead of giving a rating")
     elif finish != WHOLE:
         outcome = Again("unreachable", f"the reply is not whole: finish_reason {server.quote(str(finish))}")
@@ -204,9 +200,9 @@ def hopeless(where: str, status: int, code: str, said: str, server: Server) -> J
     """
     if status == 401:  # not quoted: servers like to say which key it was
         return JudgeError(f"{where}: the key in {server.key_variable} is missing or wrong; set it to a valid one")
-    if code in _NO_MODEL or (status in {404, 410} and "model" in said.lower()):
+    if code in completions.UNKNOWN_MODEL_CODES or (status in {404, 410} and "model" in said.lower()):
         return JudgeModelError(f"{where}: model {server.model!r} is unknown there or retired ({said})")
-    if code in _NO_MONEY:
+    if code in completions.QUOTA_CODES:
         return JudgeError(f"{where}: the quota of the key in {server.key_variable} is used up ({said})")
     return None
 
@@ -231,11 +227,6 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
     used_up = [kind for kind in resets if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() == "0"]
     waits = [wait for kind in used_up or resets if (wait := resets[kind]) is not None]
     return max(waits, default=None)
-
-
-def valid_text(text: str) -> str:
-    """Replace half surrogate pairs by U+FFFD: JSON can hold them, but neither a request nor a file in UTF-8."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _count(usage: object, name: str) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from personalitybench.backends.whole_answers import context_error
 from personalitybench.errors import ConfigurationError
 from personalitybench.files import content_hash
 from personalitybench.methods import Induction, InductionMethod, create_method
@@ -92,11 +93,21 @@ class PlannedCall:
 
     @cached_property
     def sizes(self) -> tuple[int, int, int]:
-        """Of what is missing: tokens of prompts, new tokens at most, bytes on disk (roughly)."""
-        prompt = size = 0
+        """Of what is missing: tokens of prompts, new tokens at most, bytes on disk (roughly).
+
+        Raises:
+            ConfigurationError: A prompt does not fit into the model's context.
+        """
+        prompt = size = longest = too_long = 0
+        context = self.model.context if self.model.counts_exactly else None
         for turn in self.turns():
-            prompt += self.model.count(turn)
+            tokens = self.model.count(turn)
+            prompt += tokens
             size += len(turn.encode()) + _LINE
+            if context is not None and tokens + self.max_tokens > context:
+                longest, too_long = max(longest, tokens), too_long + 1
+        if too_long and context is not None:
+            raise ConfigurationError(f"{self.call.label}: {context_error(too_long, longest, self.max_tokens, context)}")
         size += sum(len(question.question.encode()) for asked in self.missing.values() for question in asked)
         new = self.to_ask * self.max_tokens
         return prompt, new, size + new * _BYTES_OF_TOKEN

@@ -68,6 +68,14 @@ class PlannedModel:
         layers, width = self._config.get("num_hidden_layers"), self._config.get("intermediate_size")
         return layers * width if isinstance(layers, int) and isinstance(width, int) else None
 
+    @cached_property
+    def context(self) -> int | None:
+        """Tokens of prompt and answer at most, as lm-eval finds them; None where the configuration does not say."""
+        names = ("max_length", "max_model_len")
+        given = (self.spec.args.get(name) for name in names)
+        stated = (self._config.get(name) for name in ("n_positions", "max_position_embeddings", "n_ctx"))
+        return next((value for value in (*given, *stated) if isinstance(value, int)), None)
+
     def widths(self, projections: Collection[str]) -> int | None:
         """Inputs and outputs of projections, all layers together; None where the configuration does not say.
 

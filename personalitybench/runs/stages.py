@@ -24,6 +24,9 @@ from personalitybench.backends.loading import (
     quiet_libraries,
 )
 from personalitybench.backends.needs import capabilities_for, check_needs
+from personalitybench.backends.served import ServedModel, ServedModelError
+from personalitybench.backends.whole_answers import require_whole_answers, require_whole_prompts
+from personalitybench.completions import NoAnswer
 from personalitybench.errors import StorageError
 from personalitybench.files import Sheet, refuse_non_folder
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
@@ -48,6 +51,7 @@ from personalitybench.runs.store import CallFolder, RunFolder
 from personalitybench.runs.suite import ModelSpec, Suite
 from personalitybench.strengths import strength_for
 from personalitybench.tasks import (
+    UNRATED,
     PersonalityTask,
     judge_fingerprint,
     rating_requests,
@@ -265,6 +269,7 @@ class Run:
 
     def _ask(self, calls: Iterable[Call], stage: str) -> None:
         """Ask the questions of calls that have no answer yet."""
+        failed: list[ServedModelError] = []
         for call in calls:
             folder = self.calls.folder(call)
             sheets = {target: folder.answers(target) for target in self.targets}
@@ -276,10 +281,18 @@ class Run:
             folder.start(self._record(call, tasks[self.targets[0]]))
             if changed := folder.begin_session():
                 self.progress.say(f"{stage} {self._title(call)}: resumed under {changed}; its provenance has both")
-            self._answer(call, model, requests, sheets, stage)
+            try:
+                self._answer(call, model, requests, sheets, stage)
+            except ServedModelError as error:
+                failed.append(error)
+                if error.fatal:
+                    break
+                continue
             for sheet in sheets.values():
                 sheet.finish()
         self._loaded = None
+        if failed:
+            raise failed[-1]
 
     def _have_rated(self, calls: Iterable[Call], judges: Sequence[str], name: str, again: Collection[str] = ()) -> None:
         """Have the answers of calls rated that have no verdict yet, or none for one of the reasons ``again``."""
@@ -346,29 +359,52 @@ class Run:
                     fewshot_as_multiturn=chat,
                     chat_template=model.apply_chat_template if chat else None,
                 )
+                if not chat:  # the task does not know its model
+                    task.thoughts_end_at = require_whole_answers(model)
+                    require_whole_prompts(model, task.instances)
         return [(target, request) for target, task in tasks.items() for request in task.instances]
 
     def _answer(
         self, call: Call, model: LM, requests: list[tuple[Target, Instance]], sheets: dict[Target, Sheet], name: str
     ) -> None:
-        """Run the batches that miss an answer, whole, so that a resumed run forms the same batches."""
+        """Run the batches that miss an answer, whole, so that a resumed run forms the same batches.
+
+        A served model is asked what is missing and nothing else: its answers do not depend on a batch.
+
+        Raises:
+            ServedModelError: The server did not give some answers. Those that it gave are in the sheets.
+        """
         done = {target: {row["id"] for row in sheet.lines.read()} for target, sheet in sheets.items()}
         batches = plan_batches(model, [request for _, request in requests], call.model.batch_size)
         finished = sum(map(len, done.values()))
+        served = isinstance(model, ServedModel)
+        failure: ServedModelError | None = None
         with self.progress.stage(name, self._title(call), total=len(requests), done=finished, unit="answers") as stage:
             for batch in batches:
                 asked = [requests[index] for index in batch]
-                if all(request.doc["id"] in done[target] for target, request in asked):
+                missing = [(target, request) for target, request in asked if request.doc["id"] not in done[target]]
+                if not missing:
                     continue
-                with quiet_libraries():
-                    answers = model.generate_until([request for _, request in asked], disable_tqdm=True)
+                asked = missing if served else asked
+                try:
+                    with quiet_libraries():
+                        answers = model.generate_until([request for _, request in asked], disable_tqdm=True)
+                except ServedModelError as error:
+                    failure, answers = error, error.answers
                 rows: dict[Target, list[dict[str, Any]]] = {}
                 for (target, request), answer in zip(asked, answers, strict=True):
-                    if request.doc["id"] not in done[target]:
+                    if request.doc["id"] not in done[target] and not (served and answer is None):
                         rows.setdefault(target, []).append(_answer_row(request, answer))
                 for target, new in rows.items():
                     sheets[target].lines.append(new)
                 stage.advance(sum(map(len, rows.values())))
+                if failure is not None and failure.fatal:
+                    break
+            if failure is not None:
+                there = f"{stage.done} of {len(requests)} answers of {self._title(call)} are there"
+                raise ServedModelError(
+                    f"{failure}; {there}, and the same command resumes", [], fatal=failure.fatal
+                ) from None
 
     def _complete_answers(
         self, folder: CallFolder, target: Target, call: Call, stage: str = "generate"
@@ -439,10 +475,13 @@ class Run:
 
 
 def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:
-    return {
+    row = {
         "id": request.doc["id"],
         "trait": request.doc["trait"],
         "question": request.doc["question"],
         "prompt": request.args[0],
-        "answer": answer or "",
+        "answer": str(answer or ""),
     }
+    if isinstance(answer, NoAnswer):
+        row[UNRATED] = {"reason": answer.reason, "detail": answer.detail}
+    return row

@@ -1,0 +1,290 @@
+"""Served models that fail: no failure is an answer, and the run ends with one line, status 2."""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+import logging
+import pickle
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from personalitybench.backends.served import hide_credentials
+from personalitybench.completions import NoAnswer, cut_thoughts
+from tests.chat_server import Body, ChatServer, Fault
+
+PLANTED = "sk-planted-Zq81nTf0uYw7"
+SUITE = """
+name: served
+models: [{{name: some-model, backend: {backend}, args: {{base_url: "{url}", max_retries: 2, {args}}}}}]
+methods: [none]
+targets: [extraversion:high, extraversion:low]
+questions: {{limit: 2}}
+protocol: {{max_tokens: 40}}
+floors: false
+"""
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Run:
+    """A suite of a served model, run through the command line."""
+
+    def __init__(self, command: Command, folder: Path) -> None:
+        self.command, self.folder = command, folder
+
+    def __call__(
+        self, url: str, *stages: str, backend: str = "local-chat-completions", args: str = "", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        suite = self.folder / "served.yaml"
+        suite.write_text(SUITE.format(url=url, backend=backend, args=args))
+        chosen = [part for stage in stages for part in ("--stage", stage)]
+        done = self.command("run", str(suite), "--output", str(self.folder / "out"), *chosen, **environment)
+        for text in (done.stdout, done.stderr):
+            assert "Traceback" not in text, text
+            assert "never retrieved" not in text
+            assert PLANTED not in text
+        return done
+
+    def refused(self, url: str, *stages: str, **more: str) -> str:
+        """Return the one line that the run ended with."""
+        done = self(url, *stages, **more)
+        assert done.returncode == 2, done.stdout + done.stderr
+        lines = [line for line in done.stderr.splitlines() if line.startswith("personalitybench: ")]
+        assert len(lines) == 1, done.stderr
+        return lines[0]
+
+    def answers(self) -> list[dict[str, Any]]:
+        lines = [line for path in self.folder.glob("out/calls/*/*/answers.jsonl") for line in path.open()]
+        return [json.loads(line) for line in lines]
+
+    def manifests(self) -> list[Path]:
+        return list(self.folder.glob("out/calls/*/*/answers.json"))
+
+
+@pytest.fixture
+def run(command: Command, tmp_path: Path) -> Run:
+    return Run(command, tmp_path)
+
+
+@pytest.fixture
+def chat(chat_server: ChatServer) -> str:
+    chat_server.answer = lambda body: f"I like company. ({len(body['messages'])})"
+    return f"{chat_server.url}/chat/completions"
+
+
+def raw(value: Any, **headers: str) -> Fault:
+    return Fault("raw", body=value if isinstance(value, bytes) else json.dumps(value).encode(), headers=headers)
+
+
+def reply(content: Any, finish: Any = "stop", **more: Any) -> Fault:
+    message = {"role": "assistant", "content": content} | more
+    return raw({"choices": [{"index": 0, "message": message, "finish_reason": finish}]})
+
+
+FAILURES: dict[str, tuple[Fault, str]] = {
+    "error in a 200": (raw({"error": {"message": "upstream is down", "code": 502}}), "upstream is down"),
+    "error beside choices": (
+        raw({"error": "upstream", "choices": [{"message": {"content": "I am"}, "finish_reason": "stop"}]}),
+        "answered 200 with an error (upstream)",
+    ),
+    "tool calls": (reply(None, "tool_calls", tool_calls=[{"id": "1"}]), "called a tool"),
+    "finish error": (reply("I am", "error"), "finish_reason error"),
+    "finish abort": (reply("I am", "abort"), "finish_reason abort"),
+    "finish missing": (reply("I am", None), "finish_reason missing"),
+    "no text": (reply(None), "without text"),
+    "no choices": (raw({"choices": []}), "without a completion"),
+    "html": (raw(b"<html>\x1b]0;PWNED\x07 bad gateway</html>"), r"\x1b]0;PWNED\x07 bad gateway"),
+    "bomb": (raw(gzip.compress(bytes(5_000_000)), **{"Content-Encoding": "gzip"}), "larger than 4 MiB"),
+    "500": (Fault("500", message=f"for Bearer {PLANTED}"), "answered 500 (for ***)"),
+    "hang-up": (Fault("hang-up"), "cannot be reached"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_failure_is_no_answer_and_the_same_command_resumes(
+    name: str, run: Run, chat: str, chat_server: ChatServer
+) -> None:
+    fault, said = FAILURES[name]
+    chat_server.rule = lambda *_: fault
+    line = run.refused(chat, "generate", OPENAI_API_KEY=PLANTED)
+    assert said in line
+    assert "after 2 tries" in line
+    assert "0 of 4 answers of none are there, and the same command resumes" in line
+    assert len(line) < 700
+    assert chat_server.requests[0].headers["authorization"] == f"Bearer {PLANTED}"
+    assert len(chat_server.requests) == 6, "three questions in a row, two tries each"
+    assert (run.answers(), run.manifests()) == ([], [])
+    chat_server.rule = lambda *_: None
+    assert run(chat, "generate").returncode == 0
+    assert {row["answer"] for row in run.answers()} == {"I like company. (1)"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            Fault("401", message=f"Incorrect API key provided: {PLANTED}"),
+            "answered 401 (Incorrect API key provided: ***",
+        ),
+        (Fault("404", message="no such page"), "answered 404 (no such page)"),
+        (Fault("400", message="bad \x1b[2J"), r"answered 400 (bad \x1b[2J)"),
+        (
+            Fault("302", headers={"Location": "http://127.0.0.1:1/elsewhere"}),
+            "redirects to http://127.0.0.1:1/elsewhere",
+        ),
+    ],
+)
+def test_failure_of_every_request_ends_at_once(
+    fault: Fault, said: str, run: Run, chat: str, chat_server: ChatServer
+) -> None:
+    chat_server.rule = lambda *_: fault
+    line = run.refused(chat, "generate", OPENAI_API_KEY=PLANTED)
+    assert said in line
+    assert len(chat_server.requests) == 1
+    assert run.answers() == []
+
+
+@pytest.mark.parametrize("concurrent", [1, 3])
+def test_what_the_server_gave_is_kept_and_not_asked_again(
+    run: Run, chat: str, chat_server: ChatServer, concurrent: int
+) -> None:
+    asked: list[str] = []
+
+    def second_question_fails(body: Body, _: int) -> Fault | None:
+        text = body["messages"][-1]["content"]
+        asked.append(text)
+        return Fault("500") if text == asked[0] else None
+
+    chat_server.rule = second_question_fails
+    line = run.refused(chat, "generate", args=f"num_concurrent: {concurrent}")
+    assert "2 of 4 answers of none are there" in line, "one question is asked for both targets"
+    assert len(run.answers()) == 2
+    before = len(chat_server.requests)
+    chat_server.rule = lambda *_: None
+    assert run(chat, "generate", args=f"num_concurrent: {concurrent}").returncode == 0
+    assert len(chat_server.requests) - before == 2
+    assert len(run.answers()) == 4
+
+
+def test_dead_server_is_one_line(run: Run) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    line = run.refused(f"http://127.0.0.1:{port}/v1/chat/completions", OPENAI_API_KEY=PLANTED)
+    assert f"http://127.0.0.1:{port}/v1/chat/completions cannot be reached" in line
+
+
+def test_every_second_failure_is_tried_again(run: Run, chat: str, chat_server: ChatServer) -> None:
+    count = iter(range(1000))
+    chat_server.rule = lambda *_: FAILURES["error in a 200"][0] if next(count) % 2 else None
+    assert run(chat, "generate").returncode == 0
+    assert [row["answer"] for row in run.answers()] == ["I like company. (1)"] * 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "args"),
+    [
+        (reply("I am", "content_filter"), "refused", ""),
+        (reply(None, refusal="I will not."), "refused", ""),
+        (Fault("400", code="content_filter", message="filtered"), "refused", ""),
+        (Fault("400", message="This model's maximum context length is 10 tokens"), "too-long", ""),
+        (reply(None, "length"), "unfinished-thoughts", ""),
+        (reply("", "length"), "unfinished-thoughts", ""),
+        (reply(None, reasoning_content="I am shy."), "unfinished-thoughts", ""),
+        (reply("<think>I am shy", "length"), "unfinished-thoughts", 'think_end_token: "</think>"'),
+        (reply("I am shy and hate", "length"), "unfinished-thoughts", 'think_end_token: "</think>"'),
+        (reply("<think>I am shy"), "unfinished-thoughts", 'think_end_token: "</think>"'),
+    ],
+)
+def test_question_without_an_answer_is_unrated_with_its_reason(
+    fault: Fault, reason: str, args: str, run: Run, chat: str, chat_server: ChatServer
+) -> None:
+    chat_server.script.append(fault)
+    done = run(chat, args=args)
+    assert done.returncode == 0, done.stderr
+    assert len(chat_server.requests) == 4
+    (missing,) = [row for row in run.answers() if "unrated" in row]
+    assert (missing["answer"], missing["unrated"]["reason"]) == ("", reason)
+    ratings = list(run.folder.glob("out/calls/*/*/offline-*.jsonl"))
+    verdicts = {row["id"]: row for path in ratings for row in map(json.loads, path.open()) if "unrated" in row["trait"]}
+    assert verdicts[missing["id"]]["trait"]["unrated"] == reason
+    assert verdicts[missing["id"]]["fluency"]["unrated"] == reason
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        ("<think>I am shy and hate people.</think>I love parties!", "I love parties!"),
+        ("I am shy.</think>\n\nI love parties!", "I love parties!"),
+        ("I love parties!", "I love parties!"),
+        ([{"type": "thinking", "text": "I am shy."}, {"type": "text", "text": "I love parties!"}], "I love parties!"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["local-chat-completions", "openai-chat-completions"])
+def test_thoughts_are_no_part_of_an_answer(
+    content: Any, answer: str, backend: str, run: Run, chat: str, chat_server: ChatServer
+) -> None:
+    chat_server.rule = lambda *_: reply(content)
+    args = 'think_end_token: "</think>"'
+    done = run(chat, "generate", args=args, backend=backend, OPENAI_API_KEY=PLANTED)
+    assert done.returncode == 0, done.stderr
+    assert {row["answer"] for row in run.answers()} == {answer}
+    (record,) = run.folder.glob("out/calls/*/call.json")
+    assert json.loads(record.read_text())["settings"]["protocol"]["other"] == {"think_end_token": "</think>"}
+
+
+def test_thoughts_without_the_setting_are_announced(run: Run, chat: str, chat_server: ChatServer) -> None:
+    chat_server.answer = lambda _: "<think>Hm.</think>I love parties!"
+    done = run(chat, "generate")
+    assert done.stderr.count("add think_end_token") == 1
+
+
+def test_missing_key_and_missing_address_are_one_line(run: Run, chat: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert "OPENAI_API_KEY" in run.refused(chat, "generate", backend="openai-chat-completions")
+    assert "needs base_url" in run.refused("", "generate")
+    line = run.refused(chat, "generate", OPENAI_API_KEY=f"{PLANTED}\nX")
+    assert "characters that no key has" in line
+
+
+def test_personalitybench_lm_eval_stops_at_a_failure(chat: str, chat_server: ChatServer, command: Command) -> None:
+    chat_server.rule = lambda *_: FAILURES["error in a 200"][0]
+    done = command(
+        *("lm-eval", "--tasks", "personalitybench_extraversion_high", "--apply_chat_template", "--limit", "2"),
+        *("--model", "local-chat-completions", "--model_args", f"model=some-model,base_url={chat},max_retries=1"),
+        OPENAI_API_KEY=PLANTED,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "upstream is down" in done.stderr.splitlines()[-1]
+    assert PLANTED not in done.stdout + done.stderr
+
+
+def test_no_answer_survives_copies_and_pickles() -> None:
+    made = NoAnswer("refused", "no")
+    for each in (copy.deepcopy(made), copy.copy(made), pickle.loads(pickle.dumps(made))):  # noqa: S301 (our own)
+        assert (each, each.reason, each.detail) == ("", "refused", "no")
+
+
+def test_thoughts_end_at_the_last_end_token() -> None:
+    assert cut_thoughts("a</think>b</think> c", "</think>", finished=False) == "c"
+    assert cut_thoughts("plain", "</think>", finished=True) == "plain"
+    for text, finished in (("plain", False), ("<think>open", True)):
+        unfinished = cut_thoughts(text, "</think>", finished=finished)
+        assert isinstance(unfinished, NoAnswer)
+        assert unfinished.reason == "unfinished-thoughts"
+
+
+def test_credentials_are_in_no_record_of_the_libraries(caplog: pytest.LogCaptureFixture) -> None:
+    hide_credentials()
+    headers = "RequestInfo(headers=<CIMultiDictProxy('Host': 'a', 'Authorization': 'Bearer planted-key', 'x': 'y')>)"
+    for name in ("lm_eval.models.api_models", "asyncio"):
+        logging.getLogger(name).error("Exception: %s", headers, exc_info=ValueError(headers))
+    assert "planted-key" not in caplog.text
+    assert caplog.text.count("'Authorization': ***") == 2
