@@ -54,7 +54,8 @@ def test_the_mean_of_the_members_and_what_each_said(panel: Callable[..., Judge])
     assert verdict.value == pytest.approx(10 / 3, abs=1e-4)
     assert verdict.basis["spread"] == 4.0
     assert verdict.basis["sd"] == pytest.approx(1.6997, abs=1e-4)
-    assert verdict.basis["members"]["rates-5"] == {"rating": 5.0, "explanation": "By rates-5."}
+    said = {"rating": 5.0, "explanation": "By rates-5.", "model": "rates-5-as-served"}
+    assert verdict.basis["members"]["rates-5"] == said
     assert verdict_from_json(json.loads(json.dumps(verdict.to_json()))) == verdict
     hash(verdict)
 

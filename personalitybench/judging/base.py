@@ -10,7 +10,8 @@ import datetime as dt
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
@@ -77,11 +78,13 @@ class Rating:
         explanation: The judge's words.
         basis: What the value was made of, where that is more than words: plain JSON data, such as the probabilities of
             the ratings, or the verdicts of a panel's members. No figure of a board depends on it.
+        model: The model that answered, as its server names it. Two ratings that differ in it alone are equal.
     """
 
     value: float
     explanation: str = ""
     basis: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    model: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.value <= 5.0:
@@ -89,7 +92,7 @@ class Rating:
 
     def to_json(self) -> dict[str, Any]:
         """Give plain JSON data."""
-        more = {"explanation": self.explanation, "basis": dict(self.basis)}
+        more = {"explanation": self.explanation, "basis": dict(self.basis), "model": self.model}
         return {"rating": self.value} | {name: value for name, value in more.items() if value}
 
 
@@ -112,7 +115,26 @@ def verdict_from_json(value: Mapping[str, Any]) -> Verdict:
     """Read what :meth:`Rating.to_json` or :meth:`Unrated.to_json` wrote."""
     if "unrated" in value:
         return Unrated(str(value["unrated"]), str(value.get("detail", "")))
-    return Rating(float(value["rating"]), str(value.get("explanation", "")), dict(value.get("basis", {})))
+    return Rating(
+        float(value["rating"]),
+        str(value.get("explanation", "")),
+        dict(value.get("basis", {})),
+        str(value.get("model", "")),
+    )
+
+
+def count_models(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    """Return the models that gave ratings, as their servers name them, with the number of their ratings.
+
+    Members of a panel count one by one.
+    """
+    found: Counter[str] = Counter()
+    for verdict in verdicts:
+        if isinstance(verdict, Rating):
+            members = verdict.basis.get("members")
+            each = [member.get("model") for member in members.values()] if isinstance(members, Mapping) else []
+            found.update(str(name) for name in (verdict.model, *each) if name)
+    return dict(sorted(found.items()))
 
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -7,13 +7,17 @@ disk before it counts as there, and reading it anew costs nothing.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from personalitybench.completions import quote
 from personalitybench.dry import is_dry
 from personalitybench.errors import JudgeError, JudgeModelError
 from personalitybench.files import cache_folder
@@ -33,11 +37,14 @@ from personalitybench.judging.chat_client import OPENAI_URL, ChatClient, ChatSet
 from personalitybench.judging.chat_keeping import Keeper, Patience
 from personalitybench.judging.paid import Estimate, Spending
 from personalitybench.judging.prices import cost, estimate_tokens, load_prices
-from personalitybench.judging.responses import ResponseStore, request_key
+from personalitybench.judging.responses import ResponseStore, StoredResponse, request_key
 from personalitybench.judging.rubrics import load_rubric
 from personalitybench.traits import TRAIT_NAMES
 from personalitybench.validation import validate
 
+logger = logging.getLogger(__name__)
+
+_ANNOUNCED_MODELS = 5  # names that are told; the ratings' manifests count all
 _EXPLANATION_TOKENS = 80  # of a reply: thirty words and the rating, with room; the same again for each trait of several
 
 _WHOLE_NUMBERS = frozenset({"max_tokens", "max_completion_tokens", "seed", "top_k", "top_logprobs", "min_tokens"})
@@ -128,6 +135,7 @@ class ChatJudge:
         )
         self._batches = options.batch
         self._failed_in_batches: dict[str, Unrated] = {}
+        self._models: set[str] = set()
         self._rubric = load_rubric(self._settings.rubric)
         self.prices = load_prices()
         self.spending = Spending(self.prices.price(self._settings.model))
@@ -149,13 +157,19 @@ class ChatJudge:
             for last in (False, True):
                 again = {}
                 for place, reply in (await self._replies(store, items, asked, None if last else report)).items():
-                    verdict = reply if isinstance(reply, Unrated) else self._rubric.read(reply, items[place].aspect)
-                    if isinstance(verdict, Rating) or isinstance(reply, Unrated) or last:
+                    if isinstance(reply, Unrated):
+                        verdicts[place] = reply
+                        continue
+                    self._see_model(reply.model)
+                    verdict = self._rubric.read(reply.text, items[place].aspect)
+                    if isinstance(verdict, Rating):
+                        verdict = replace(verdict, model=reply.model)
+                    if isinstance(verdict, Rating) or last:
                         verdicts[place] = verdict
                     else:
                         again[place] = [
                             *asked[place],
-                            {"role": "assistant", "content": reply},
+                            {"role": "assistant", "content": reply.text},
                             {"role": "user", "content": self._rubric.further_turn(items[place].aspect)},
                         ]
                 asked = again
@@ -248,14 +262,16 @@ class ChatJudge:
         items: Sequence[RatingRequest],
         asked: Mapping[int, Messages],
         report: RatingsReport | None,
-    ) -> dict[int, str | Unrated]:
-        """Texts of replies by place, from the store where they are there; equal messages are asked once."""
+    ) -> dict[int, StoredResponse | Reply | Unrated]:
+        """Replies by place, from the store where they are there; equal messages are asked once."""
         places: dict[str, list[int]] = {}
         for place, messages in asked.items():
             places.setdefault(self._key(messages, items[place]), []).append(place)
         there = store.whole(places)
         self.spending.kept += len(there)
-        found: dict[int, str | Unrated] = {place: stored.text for key, stored in there.items() for place in places[key]}
+        found: dict[int, StoredResponse | Reply | Unrated] = {
+            place: stored for key, stored in there.items() for place in places[key]
+        }
         if report is not None and found:
             report(len(found))
         for key in self._failed_in_batches.keys() & places.keys() - there.keys():
@@ -280,7 +296,7 @@ class ChatJudge:
             spending.completion_tokens = before[1] + client.completion_tokens
             self._check_budget()
             patience.see(reply, self.profile.id)
-            found.update(dict.fromkeys(own, reply.text if isinstance(reply, Reply) else reply))
+            found.update(dict.fromkeys(own, reply))
             if report is not None:
                 report(len(own))
 
@@ -296,6 +312,16 @@ class ChatJudge:
         finally:
             await keeper.finish()
         return found
+
+    def _see_model(self, name: str) -> None:
+        """Warn where a server answers with several models, or with another one than it was asked for."""
+        if name in self._models or len(self._models) >= _ANNOUNCED_MODELS:
+            return
+        self._models.add(name)
+        asked = self._settings.model
+        if len(self._models) > 1 or not (name == asked or is_dated_alias(name, asked)):
+            names = ", ".join(quote(each) for each in sorted(self._models))
+            logger.warning("judge %s: asked for model %s, answered by %s", self.profile.id, quote(asked), names)
 
     def _check_budget(self) -> None:
         spending = self.spending
@@ -319,6 +345,11 @@ class ChatJudge:
             f"tells how far they agree, and 'personalitybench judges calibrate NEW {self.profile.id} --answers RUN' "
             "fits a map"
         )
+
+
+def is_dated_alias(name: str, asked: str) -> bool:
+    """Return whether a name is the one that was asked for with a date or version: ``gpt-4o-2024-08-06``."""
+    return re.fullmatch(rf"{re.escape(asked)}[-@:]v?\d[\d.-]*", name) is not None
 
 
 def store_path() -> Path:

@@ -23,6 +23,7 @@ LONGEST_WAIT = (
     600.0  # seconds that a server may ask for; a daily quota asks for hours, and that is for the user to know
 )
 
+_MODEL_CHARACTERS = 200  # of a model's name
 _SHORTEST_SECRET = 8  # characters; servers without keys are given words such as EMPTY, which may stand in any text
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
@@ -133,7 +134,7 @@ def read_completion(value: Any, server: Server) -> tuple[Reply | Unrated | Again
     elif not text.strip():
         outcome = Unrated("empty", "an empty message (finish_reason stop)")
     else:
-        named = server.without_key(str(value.get("model") or server.model))
+        named = server.without_key(str(value.get("model") or server.model))[:_MODEL_CHARACTERS]
         outcome = Reply(valid_text(server.without_key(text)), named, WHOLE, prompt, completion)
     return outcome, prompt, completion
 

@@ -12,6 +12,7 @@ from typing import Any
 from personalitybench.errors import DataError
 from personalitybench.files import content_hash
 from personalitybench.judging import Rating, Verdict
+from personalitybench.judging.base import count_models
 from personalitybench.leaderboard.schema import (
     Composite,
     Floors,
@@ -181,14 +182,23 @@ def _build_row(cells: Sequence[Cell]) -> Row:
 
 
 def _provenance(cells: Sequence[Cell]) -> Provenance:
-    """Provenance of the first cell, with the versions of all."""
+    """Provenance of the first cell, with the versions and the judge's models of all."""
     ordered = [cell.provenance for cell in sorted(cells, key=_order)]
     first = ordered[0]
     versions = [each for made in ordered for each in (made.versions, *made.other_versions)]
     untried = dict.fromkeys(line for made in ordered for line in made.untried_versions)
     return first.model_copy(
-        update={"other_versions": other_versions(first.versions, versions), "untried_versions": list(untried)}
+        update={
+            "other_versions": other_versions(first.versions, versions),
+            "untried_versions": list(untried),
+            "judge_models": _judge_models(cells),
+        }
     )
+
+
+def _judge_models(cells: Sequence[Cell]) -> dict[str, int]:
+    answers = [answer for cell in cells for answer in cell.answers]
+    return count_models(verdict for answer in answers for verdict in (answer.trait, answer.fluency))
 
 
 def row_identity(cells: Sequence[Cell]) -> RowIdentity:

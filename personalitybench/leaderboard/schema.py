@@ -108,6 +108,9 @@ class Provenance(_Part):
         default=[], description="versions of further sessions or seeds that ran under others than 'versions'"
     )
     fit: FitCost | None = Field(default=None, description="what the method's fit took, if it has one")
+    judge_models: dict[str, int] = Field(
+        default={}, description="models that gave the ratings, as the judge's server names them, with their ratings"
+    )
     note: str = ""
 
 

@@ -31,7 +31,7 @@ from personalitybench.errors import StorageError
 from personalitybench.files import Sheet, refuse_non_folder
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
 from personalitybench.judging.agreement.calibration import Calibration
-from personalitybench.judging.base import MAY_PASS
+from personalitybench.judging.base import MAY_PASS, count_models
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
@@ -316,7 +316,7 @@ class Run:
                     for answers, ratings in pending:
                         ratings.reopen()
                         rate_missing(judge, answers, ratings, stage, again=again)
-                        ratings.finish()
+                        ratings.finish(models=_judge_models(ratings))
 
     # What the stages share.
 
@@ -472,6 +472,12 @@ class Run:
             arguments = self.calls.model_arguments(spec)
             self._loaded = (key, load_model(spec.backend, arguments, spec.batch_size, spec.device))
         return self._loaded[1]
+
+
+def _judge_models(ratings: Sheet) -> dict[str, int]:
+    """Return the models that gave the ratings of a sheet, with their number; the last verdicts of an id count."""
+    rows = {row["id"]: row for row in ratings.lines.read()}
+    return count_models(verdict_from_json(row[aspect]) for row in rows.values() for aspect in ("trait", "fluency"))
 
 
 def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:
