@@ -40,7 +40,8 @@ def test_answers_are_those_of_torchs_attention(demo_model: Path, dtype: str) -> 
     for texts, (tokens, logits) in zip(asked, expected, strict=True):
         found, close = answers(texts)
         assert torch.equal(found, tokens)
-        assert torch.allclose(close, logits, atol=1e-3), "equal to the bit where this was written"
+        # Equal to the bit with torch 2.13; with torch 2.6 some logits are a rounding step of bfloat16 apart.
+        assert torch.allclose(close, logits, atol=1e-3, rtol=0 if dtype == "float32" else 2**-7)
 
 
 def test_models_that_we_load_group_their_queries(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
