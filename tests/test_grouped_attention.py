@@ -40,8 +40,9 @@ def test_answers_are_those_of_torchs_attention(demo_model: Path, dtype: str) -> 
     for texts, (tokens, logits) in zip(asked, expected, strict=True):
         found, close = answers(texts)
         assert torch.equal(found, tokens)
-        # Equal to the bit with torch 2.13; with torch 2.6 some logits are a rounding step of bfloat16 apart.
-        assert torch.allclose(close, logits, atol=1e-3, rtol=0 if dtype == "float32" else 2**-7)
+        # Equal to the bit with transformers 5.24; transformers 5.6 rounds masked steps in bfloat16 in another order.
+        share = 1e-5 if dtype == "float32" else 0.05
+        assert float((close - logits).abs().max()) <= share * float(logits.abs().max())
 
 
 def test_models_that_we_load_group_their_queries(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

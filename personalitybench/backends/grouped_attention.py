@@ -28,8 +28,8 @@ _TOLERANCE = 0.02
 def group_queries(model: Any) -> bool:
     """Have a model's decode steps read each key once, if they can.
 
-    The logits are those of ``sdpa``: to the bit with torch 2.13 in float32 and bfloat16, within a rounding step of
-    bfloat16 with torch 2.6.
+    The logits are those of ``sdpa``: to the bit with transformers 5.24, in float32 and bfloat16; with transformers 5.6
+    to rounding.
 
     Args:
         model: A transformers model.
