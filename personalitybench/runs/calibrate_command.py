@@ -80,4 +80,4 @@ def _error_cells(found: Errors) -> list[str]:
 
 
 def _with_interval(value: float, interval: tuple[float, float] | None) -> str:
-    return f"{value:.2f}" if interval is None else rf"{value:.2f} \[{interval[0]:.2f}, {interval[1]:.2f}]"
+    return f"{value:.2f}" if interval is None else f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]"
