@@ -75,7 +75,7 @@ def test_a_mild_judge_is_read_on_the_scale_of_a_strict_one(
     before = read_board(run / "leaderboard.json")
     assert before.mapped_to is None
     asked = len(chat_server.requests)
-    shown = command("judge", "run", "--calibration", "mild-to-strict.json")
+    shown = command("judge", "run", "--judge", judges[0], "--calibration", "mild-to-strict.json")
     assert shown.returncode == 0, shown.stderr
     assert len(chat_server.requests) == asked
     after = read_board(run / "leaderboard.json")
