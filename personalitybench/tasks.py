@@ -116,6 +116,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:  # noqa: ARG002
         """Load the questions (lm-eval's hook); each gets the target's name in a column."""
         table = self.source.questions(self.split, self.target.trait, self.options.half)  # type: ignore[arg-type]
+        table = table.flatten_indices(keep_in_memory=True)  # else datasets leaves a file in the cache at every start
         self.dataset = {"test": table.add_column("target", [str(self.target)] * len(table))}
 
     def induce(self, doc: Mapping[str, Any]) -> Induction:
