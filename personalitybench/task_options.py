@@ -76,6 +76,56 @@ class TaskOptions(BaseModel):
         return validate(cls, known, "--metadata")
 
     @property
+    def generation(self) -> dict[str, Any]:
+        """What was set of an answer's generation, by lm-eval's names."""
+        given = {"max_gen_toks": self.max_tokens, "repetition_penalty": self.repetition_penalty}
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
     def judge_ids(self) -> list[str]:
         """The judges as a list."""
         return [self.judge] if isinstance(self.judge, str) else list(self.judge or [])
+
+
+_PROMPT_SETTINGS = {"description": "", "gen_prefix": None, "target_delimiter": " ", "fewshot_delimiter": "\n\n"}
+"""Settings of a task file that lm-eval writes into prompts, with lm-eval's defaults."""
+
+_OWN_SETTINGS = (
+    *("dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset", "test_split", "process_docs"),
+    *("doc_to_text", "doc_to_target", "doc_to_choice", "doc_to_image", "doc_to_audio", "use_prompt"),
+    *("process_results", "metric_list", "filter_list", "output_type", "repeats", "fewshot_config"),
+)
+
+
+def refuse_own_settings(config: Mapping[str, Any]) -> None:
+    """Refuse what a task file that includes one of ours may not change: questions, prompts' form and measures.
+
+    Raises:
+        ConfigurationError: It sets one of these.
+    """
+    for name in _OWN_SETTINGS:
+        if config.get(name) is not None and (name, config[name]) != ("repeats", 1):
+            raise ConfigurationError(
+                f"task {config.get('task')}: {name!r} is defined by the tasks of PersonalityBench: remove it from the "
+                f"file; {', '.join(_PROMPT_SETTINGS)} and generation_kwargs can be set there, and count as settings"
+            )
+
+
+def changed_settings(config: Any, generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Find what lm-eval's options, or a task file that includes one of ours, changed beyond the protocol.
+
+    Args:
+        config: lm-eval's configuration of the task.
+        generation: Its settings of generation.
+
+    Returns:
+        Sampling, ends of answers, a description, the beginning of an answer, by their names.
+    """
+    usual = {"until": [], "do_sample": False}
+    in_protocol = {"max_gen_toks", "temperature", "repetition_penalty"}
+    found = {name: value for name, value in generation.items() if name not in in_protocol}
+    prompt = {name: getattr(config, name, default) for name, default in _PROMPT_SETTINGS.items()}
+    return {
+        **{name: value for name, value in found.items() if name not in usual or value != usual[name]},
+        **{name: value for name, value in prompt.items() if value != _PROMPT_SETTINGS[name]},
+    }

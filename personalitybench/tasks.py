@@ -44,7 +44,7 @@ from personalitybench.prompts import load_wording
 from personalitybench.questions import Question, shared_source
 from personalitybench.resources import bundled
 from personalitybench.strengths import strength_for, strength_protocol
-from personalitybench.task_options import TaskOptions
+from personalitybench.task_options import TaskOptions, changed_settings, refuse_own_settings
 from personalitybench.traits import Target
 from personalitybench.versions import drift_error, package_versions, untried_versions, warn_of_untried_versions
 
@@ -93,6 +93,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         self.method = self._make_method()
         self.judges = _by_id(self.options.judge_ids)  # a wrong name is told before the answers are drawn, not after
         config = {key: value for key, value in config.items() if key != "class"}
+        refuse_own_settings(config)
         super().__init__(
             config=config
             | {
@@ -105,10 +106,12 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
                 "filter_list": self._filter_list(),
                 "generation_kwargs": {
                     "until": [],
-                    "max_gen_toks": self.options.max_tokens or self.default_tokens,
+                    "max_gen_toks": self.default_tokens,
                     "do_sample": False,
                     "temperature": 0.0,
-                    "repetition_penalty": self.options.repetition_penalty or self.default_penalty,
+                    "repetition_penalty": self.default_penalty,
+                    **(config.get("generation_kwargs") or {}),
+                    **self.options.generation,
                 },
             }
         )
@@ -252,9 +255,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         return None if cost is None else cost.model_dump(mode="json")
 
     def _other_settings(self, generation: Mapping[str, Any]) -> dict[str, Any]:
-        """What lm-eval's own options changed beyond the protocol: sampling, a system turn, thoughts that are cut."""
-        usual = {"until", "max_gen_toks", "do_sample", "temperature", "repetition_penalty"}
-        found = {key: value for key, value in generation.items() if key not in usual}
+        found = changed_settings(self.config, generation)
         if self.system_instruction:
             found["system_instruction"] = self.system_instruction
         if self.thoughts_end_at is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,3 +162,49 @@ def test_what_lm_eval_changes_is_in_the_identity() -> None:
     protocol = task.identity()["protocol"]
     assert protocol["other"] == {"top_p": 0.9, "system_instruction": "Be brief."}
     assert protocol["temperature"] == 0.7
+
+
+def including(folder: Path, settings: str) -> Any:
+    """Load a task file of a user's own that includes one of ours."""
+    ours = tasks_folder() / "evaluate" / "personalitybench_openness_high.yaml"
+    (folder / "mine.yaml").write_text(f"include: {ours}\ntask: mine\n{settings}\n")
+    manager = TaskManager(include_path=str(folder), include_defaults=False, metadata={"judge": None})
+    return manager.load(["mine"])["tasks"].popitem()[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "other"),
+    [
+        ("description: Answer as a pirate.", {"description": "Answer as a pirate."}),
+        ("gen_prefix: 'Well,'", {"gen_prefix": "Well,"}),
+        ("generation_kwargs: {top_p: 0.9}", {"top_p": 0.9}),
+        ("generation_kwargs: {until: ['.']}", {"until": ["."]}),
+        ("generation_kwargs: {do_sample: true}", {"do_sample": True}),
+        ("fewshot_delimiter: '\\n'", {"fewshot_delimiter": "\\n"}),
+    ],
+)
+def test_what_an_including_file_changes_is_in_the_identity(
+    settings: str, other: dict[str, Any], tmp_path: Path
+) -> None:
+    task = including(tmp_path, settings)
+    task.build_all_requests(limit=1)
+    protocol = task.identity()["protocol"]
+    assert protocol["other"] == other
+    assert protocol["repetition_penalty"] == 1.15
+    (request,) = task.instances
+    assert ("pirate" in request.args[0]) == ("description" in other)
+    assert request.args[1]["max_gen_toks"] == 400
+
+
+def test_generation_settings_of_an_including_file_are_heeded(tmp_path: Path) -> None:
+    protocol = including(tmp_path, "generation_kwargs: {max_gen_toks: 7, temperature: 0.5}").identity()["protocol"]
+    assert (protocol["max_tokens"], protocol["temperature"], protocol["other"]) == (7, 0.5, {})
+
+
+@pytest.mark.parametrize(
+    "settings", ["doc_to_text: 'Hi {{question}}'", "repeats: 3", "filter_list: []", "test_split: train"]
+)
+def test_an_including_file_may_not_change_questions_or_measures(settings: str, tmp_path: Path) -> None:
+    name = settings.partition(":")[0]
+    with pytest.raises(ConfigurationError, match=f"task mine: '{name}' is defined by the tasks"):
+        including(tmp_path, settings)
