@@ -14,13 +14,14 @@ from urllib.parse import urlsplit
 
 import requests
 import stamina
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from personalitybench.dry import is_dry
 from personalitybench.errors import DataError, NotHereError
 from personalitybench.files import CACHE_VARIABLE, cache_folder, git_blob_id
+from personalitybench.locks import hold_lock
+from personalitybench.transfers import Limits, Transfer
 
 REPOSITORY = "RUCAIBox/NPTI"
 COMMIT = "630d2a236e5c8d2484fbd5b71249aedd1fc44195"
@@ -28,7 +29,12 @@ MIRROR_VARIABLE = "PERSONALITYBENCH_MIRROR"
 
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 60
-_LOCK_SECONDS = 600
+LIMITS = Limits(total=600.0, rate=1000.0, window=40.0)
+"""Limits of one file, all tries together; the largest has 3 MB."""
+
+_MAX_BYTES = 64_000_000
+_DIGITS = 18  # of a length: what is longer exceeds the limit all the same
+_BLOCK = 1 << 12  # small: a body is read on only where a block is full, and a slow one must be seen
 
 
 @dataclass(frozen=True)
@@ -74,11 +80,9 @@ def fetch_pinned(path: str, blob_id: str, release: Release = PAPER) -> Path:
         raise NotHereError(f"{path} of {release.repository} is not on this machine yet: it is fetched on first use")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock", timeout=_LOCK_SECONDS):
+        with hold_lock(Path(f"{target}.lock"), f"fetching {path}"):
             if not target.exists():  # another process may have fetched it while we waited
                 _download(f"{_base_url(release)}/{path}", target, blob_id)
-    except Timeout as error:
-        raise DataError(f"another process has held {target}.lock for {_LOCK_SECONDS} s: delete it") from error
     except OSError as error:
         hint = "free some space" if error.errno == errno.ENOSPC else f"name a writable folder in {CACHE_VARIABLE}"
         raise DataError(f"cannot write to the cache folder {target.parent} ({error.strerror}): {hint}") from error
@@ -94,10 +98,17 @@ def _download(url: str, target: Path, blob_id: str) -> None:
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     os.close(handle)
     temporary = Path(name)
-    try:
+    advice = f"check the network or set {MIRROR_VARIABLE} to a mirror"
+    if "/dataset/" in url:
+        advice += ", or name a local copy of the data with --data-dir"
+
+    def attempt_all(transfer: Transfer[None]) -> None:
         for attempt in stamina.retry_context(on=_IncompleteError, attempts=3, wait_initial=0.2, wait_max=5.0):
             with attempt:
-                _stream(url, temporary)
+                _stream(url, temporary, advice, transfer)
+
+    try:
+        Transfer(attempt_all).run(url, LIMITS, advice)
         _verify(temporary, blob_id, cached=False, url=url)
         temporary.chmod(0o644)
         temporary.replace(target)
@@ -105,18 +116,18 @@ def _download(url: str, target: Path, blob_id: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _stream(url: str, destination: Path) -> None:
+def _stream(url: str, destination: Path, advice: str, transfer: Transfer[None]) -> None:
     """Download one body with a progress bar."""
-    advice = f"check the network or set {MIRROR_VARIABLE} to a mirror"
-    if "/dataset/" in url:
-        advice += ", or name a local copy of the data with --data-dir"
     try:
         with requests.get(url, stream=True, timeout=(_CONNECT_SECONDS, _READ_SECONDS)) as response:
             if response.status_code >= 500:
                 raise _IncompleteError(f"{url} answered {response.status_code}: {advice}")
             if response.status_code != 200:
                 raise DataError(f"{url} answered {response.status_code} {response.reason}: {advice}")
-            expected = int(response.headers.get("Content-Length", 0)) or None
+            if transfer.cancelled.is_set():  # before the file is opened, which the caller has deleted by now
+                return
+            length = response.headers.get("Content-Length", "")
+            expected = int(length[:_DIGITS]) if length.isdecimal() else None
             received = 0
             label = TextColumn("{task.description}", markup=False)
             columns = (label, BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -124,9 +135,14 @@ def _stream(url: str, destination: Path) -> None:
             bars = Progress(*columns, transient=True, console=console, disable=not console.is_terminal)
             with bars as progress, destination.open("wb") as stream:
                 bar = progress.add_task(f"downloading {destination.name.split('.')[1]}", total=expected)
-                for block in response.iter_content(1 << 16):
+                for block in response.iter_content(_BLOCK):
+                    if transfer.cancelled.is_set():
+                        return
                     stream.write(block)
                     received += len(block)
+                    if received > _MAX_BYTES:
+                        raise DataError(f"{url} sent more than {_MAX_BYTES / 1e6:g} MB: {advice}")
+                    transfer.received += len(block)
                     progress.update(bar, completed=received)
     except requests.exceptions.RequestException as error:
         host = urlsplit(url).netloc

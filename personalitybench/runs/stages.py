@@ -38,6 +38,7 @@ from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floo
 from personalitybench.leaderboard.lm_eval_results import provenance
 from personalitybench.leaderboard.mapped import with_mapped
 from personalitybench.leaderboard.schema import Floors, Leaderboard, Sweep
+from personalitybench.locks import find_holder
 from personalitybench.methods import Artifact, create_method
 from personalitybench.runs import tuning
 from personalitybench.runs.batches import before_rating
@@ -126,7 +127,7 @@ class Run:
             lock.acquire()
         except Timeout as error:
             text = f"another process is running in {folder}: wait for it, or name another folder with --output"
-            raise StorageError(text) from error
+            raise StorageError(f"{text} ({find_holder(folder / '.lock')})") from error
         except OSError as error:
             text = f"cannot write in {folder} ({error.strerror or error}): name another folder with --output"
             raise StorageError(text) from error
