@@ -5,22 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from personalitybench import __version__
 from personalitybench.artifacts.commands import artifacts_app
 from personalitybench.checks.commands import methods_app
-from personalitybench.errors import ConfigurationError, PersonalityBenchError
-from personalitybench.interrupts import resumable
+from personalitybench.errors import ConfigurationError
+from personalitybench.failures import DEFECT, describe_failure, format_traceback, is_from_console, wants_traceback
+from personalitybench.interrupts import INTERRUPTED, resumable
 from personalitybench.neurons.commands import neurons_app
 from personalitybench.options import Budget, Calibrations, DryRun, TrustRemoteCode
 from personalitybench.outside_text import echo, echo_path, prepare_output, single_line
 from personalitybench.runs.judges_commands import judges_app
-from personalitybench.versions import import_failure, untried_versions
+from personalitybench.streams import (
+    discard_output,
+    end_by_broken_pipe,
+    is_reader_gone,
+    open_closed_streams,
+    output_error,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,25 +57,46 @@ LM_EVAL_CONTEXT = {
 
 
 def main() -> None:
-    """Run the command line; an error of the user's is one line and exit status 2."""
+    """Run the command line; whatever goes wrong is one line, and the exit status is not 0."""
+    open_closed_streams()
     prepare_output()
     logging.getLogger("stamina").setLevel(logging.ERROR)  # what failed is said once, in our own words
+    status = _run()
+    if (error := output_error()) is not None:
+        if status == 0:
+            error.filename = "standard output"
+            status = _report(error)
+        discard_output()
+    sys.exit(status)
+
+
+def _run() -> int:
     try:
         app()
-    except PersonalityBenchError as error:
-        _fail(str(error))
-    except ImportError as error:
-        _fail(str(import_failure(error, "this command", "hf")))
-    except Exception as error:  # noqa: BLE001 (printed whole, but for its controls)
-        if untried := untried_versions():
-            error.add_note(f"This may come from a version that was not tried: {'; '.join(untried)}")
-        echo("".join(traceback.format_exception(error)).rstrip(), err=True)
-        sys.exit(1)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer makes this of it, also where it is a socket's
+            return _report(end.__context__)
+        if isinstance(end.code, str):
+            echo(end.code, err=True)
+            return DEFECT
+        return end.code or 0
+    except KeyboardInterrupt:
+        echo("personalitybench: interrupted", err=True)
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 (the boundary)
+        return _report(error)
+    return 0
 
 
-def _fail(text: str) -> NoReturn:
+def _report(error: Exception) -> int:
+    """Print the line for an error; returns the exit status."""
+    if isinstance(error, BrokenPipeError) and (is_reader_gone() or is_from_console(error)):
+        end_by_broken_pipe()
+    if wants_traceback():
+        echo(format_traceback(error), err=True)
+    text, status = describe_failure(error)
     echo(f"personalitybench: {single_line(text)}", err=True)
-    sys.exit(2)
+    return status
 
 
 def _console() -> Console:

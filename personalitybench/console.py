@@ -22,6 +22,10 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
+    def on_broken_pipe(self) -> None:
+        """Raise the error; the command line ends as other programs do."""
+        raise  # noqa: PLE0704 (rich calls this while it handles the error)
+
     def render_str(self, text: str, **options: Any) -> Text:
         """Escape before the layout is measured."""
         return super().render_str(escape_controls(text), **options)

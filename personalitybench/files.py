@@ -43,9 +43,9 @@ def cache_folder(*parts: str) -> Path:
     """
     given = os.environ.get(CACHE_VARIABLE)
     try:
-        root = Path(given).expanduser() if given else platformdirs.user_cache_path("personalitybench")
-    except RuntimeError as error:
-        raise StorageError(f"{CACHE_VARIABLE}={given}: {error}: name a folder") from error
+        root = named_folder(given, CACHE_VARIABLE) if given else platformdirs.user_cache_path("personalitybench")
+    except RuntimeError as error:  # a user without a home
+        raise StorageError(f"there is no cache folder ({error}): name one in {CACHE_VARIABLE}") from error
     folder = root.joinpath(*parts)
     if is_dry():
         return folder
@@ -110,6 +110,26 @@ def is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
+
+
+def exists(path: Path) -> bool:
+    """Whether anything is at a path; false also for what no path can be."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def named_folder(text: str, variable: str) -> Path:
+    """Return the folder that an environment variable names, with ``~`` expanded.
+
+    Raises:
+        StorageError: It begins with a user who does not exist.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise StorageError(f"{variable}={text}: {str(error).rstrip('.')}: name another folder") from error
 
 
 def refuse_non_folder(path: Path, option: str) -> None:

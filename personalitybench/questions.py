@@ -26,7 +26,7 @@ import datasets
 from personalitybench import downloads
 from personalitybench.dry import is_dry
 from personalitybench.errors import ConfigurationError, DataError, NotHereError, unknown_name
-from personalitybench.files import cache_folder, content_hash, git_blob_id, sha256_file
+from personalitybench.files import cache_folder, content_hash, git_blob_id, named_folder, sha256_file
 from personalitybench.outside_files import parse_json
 from personalitybench.resources import bundled
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Target, trait
@@ -228,8 +228,11 @@ def open_source(name: str = "official", data_dir: str | os.PathLike[str] | None 
                 "ask for source 'official'"
             )
         return FolderSource(bundled("tasks", "sample"), name="sample")
-    folder = data_dir or os.environ.get(DATA_VARIABLE)
-    return FolderSource(Path(folder).expanduser()) if folder else OfficialSource()
+    if data_dir:
+        is_variable = str(data_dir) == os.environ.get(DATA_VARIABLE)
+        return FolderSource(named_folder(str(data_dir), DATA_VARIABLE if is_variable else "--data-dir"))
+    folder = os.environ.get(DATA_VARIABLE)
+    return FolderSource(named_folder(folder, DATA_VARIABLE)) if folder else OfficialSource()
 
 
 def shared_source(name: str, data_dir: str | None = None) -> QuestionSource:

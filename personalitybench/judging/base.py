@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.argument_policy import Arguments, refuse_remote_code
 from personalitybench.errors import ConfigurationError, PersonalityBenchError, unknown_name
-from personalitybench.files import content_hash, is_file
+from personalitybench.files import content_hash, is_file, named_folder
 from personalitybench.outside_files import load_yaml
 from personalitybench.registry import Registry
 from personalitybench.resources import bundled
@@ -245,7 +245,12 @@ judges: Registry[JudgeClass] = Registry(
 
 def _folders() -> list[Path]:
     own = os.environ.get(FOLDER_VARIABLE)
-    return [*([Path(own)] if own else []), bundled("judges")]
+    if not own:
+        return [bundled("judges")]
+    folder = named_folder(own, FOLDER_VARIABLE)
+    if not folder.is_dir():
+        raise ConfigurationError(f"{FOLDER_VARIABLE}={own} is no folder: name one with judge profiles, or unset it")
+    return [folder, bundled("judges")]
 
 
 def judge_names() -> list[str]:

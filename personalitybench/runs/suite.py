@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from personalitybench.argument_policy import Arguments
 from personalitybench.errors import ConfigurationError
-from personalitybench.files import is_file
+from personalitybench.files import exists, is_file
 from personalitybench.outside_files import JsonMapping, load_yaml
 from personalitybench.questions import Half
 from personalitybench.resources import bundled
@@ -291,6 +291,8 @@ def load_suite(path_or_name: str) -> Suite:
     path = Path(path_or_name)
     if not is_file(path):
         own = bundled("harness") / f"{path.stem}.yaml"
+        if not is_file(own) and exists(path):
+            raise ConfigurationError(f"suite {path_or_name} is no regular file: name a YAML file")
         if not is_file(own):
             known = ", ".join(sorted(p.stem for p in bundled("harness").glob("*.yaml")))
             raise ConfigurationError(f"suite {path_or_name} does not exist: name a YAML file, or one of ours ({known})")
