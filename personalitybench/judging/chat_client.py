@@ -136,7 +136,7 @@ class ChatClient:
             default_query=settings.query,
             max_retries=0,
             timeout=settings.timeout,
-            http_client=async_client(self._openai, settings.timeout),
+            http_client=async_client(self._openai, settings.timeout, settings.address),
         )
 
     async def __aenter__(self) -> Self:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from personalitybench.http_bodies import ENCODINGS, BoundedBody
+from personalitybench.network import check_network, reporting_setup
 
 
 def http_library(openai: ModuleType) -> Any:
@@ -16,8 +17,13 @@ def http_library(openai: ModuleType) -> Any:
     return importlib.import_module(next(name for name in modules if name.startswith("httpx")))
 
 
-def async_client(openai: ModuleType, timeout: float) -> Any:
-    """Return an asynchronous client for ``http_client`` of ``AsyncOpenAI``; every body is bounded."""
+def async_client(openai: ModuleType, timeout: float, url: str | None = None) -> Any:
+    """Return an asynchronous client for ``http_client`` of ``AsyncOpenAI``; every body is bounded.
+
+    Raises:
+        ConfigurationError: A proxy or certificate that the environment names cannot be used; ``url`` will be asked.
+    """
+    check_network("httpx", url)
     http = http_library(openai)
 
     class BoundedStream(http.AsyncByteStream):  # type: ignore[misc, name-defined]
@@ -35,16 +41,22 @@ def async_client(openai: ModuleType, timeout: float) -> Any:
         response.stream = BoundedStream(response)
         response.headers.pop("content-encoding", None)
 
-    return openai.DefaultAsyncHttpxClient(
-        timeout=timeout,
-        follow_redirects=False,
-        headers={"accept-encoding": ENCODINGS},
-        event_hooks={"response": [bound]},
-    )
+    with reporting_setup():
+        return openai.DefaultAsyncHttpxClient(
+            timeout=timeout,
+            follow_redirects=False,
+            headers={"accept-encoding": ENCODINGS},
+            event_hooks={"response": [bound]},
+        )
 
 
-def client(openai: ModuleType, timeout: float, unbounded: str) -> Any:
-    """Return a client for ``http_client`` of ``OpenAI``; every body is bounded but those of paths ending as given."""
+def client(openai: ModuleType, timeout: float, unbounded: str, url: str | None = None) -> Any:
+    """Return a client for ``http_client`` of ``OpenAI``; every body is bounded but those of paths ending as given.
+
+    Raises:
+        ConfigurationError: As for :func:`async_client`.
+    """
+    check_network("httpx", url)
     http = http_library(openai)
 
     class BoundedStream(http.SyncByteStream):  # type: ignore[misc, name-defined]
@@ -63,9 +75,10 @@ def client(openai: ModuleType, timeout: float, unbounded: str) -> Any:
             response.stream = BoundedStream(response)
             response.headers.pop("content-encoding", None)
 
-    return openai.DefaultHttpxClient(
-        timeout=timeout,
-        follow_redirects=False,
-        headers={"accept-encoding": ENCODINGS},
-        event_hooks={"response": [bound]},
-    )
+    with reporting_setup():
+        return openai.DefaultHttpxClient(
+            timeout=timeout,
+            follow_redirects=False,
+            headers={"accept-encoding": ENCODINGS},
+            event_hooks={"response": [bound]},
+        )
