@@ -9,9 +9,9 @@ import json
 import math
 import re
 import stat
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import yaml
 from pydantic import AfterValidator
@@ -85,17 +85,21 @@ def parse_yaml(text: str) -> Any:
         raise UnreadableError(f"is not YAML: {type(error).__name__}: {error}") from error
 
 
-def parse_json(text: str, *, finite: bool = True) -> Any:
+def parse_json(text: str, *, finite: bool = True, constants: Collection[str] = (), unique: bool = False) -> Any:
     """Read JSON as ``json.loads`` does, within limits.
 
     Args:
         text: The text.
         finite: Refuse NaN, infinities and halves of surrogate pairs, which neither JSON nor UTF-8 has.
+        constants: Of ``NaN``, ``Infinity`` and ``-Infinity``, those that are taken all the same.
+        unique: Refuse objects that repeat a key.
 
     Raises:
         UnreadableError: It is not JSON or exceeds a limit.
     """
-    hooks: dict[str, Any] = {"parse_constant": _refuse_constant} if finite else {}
+    hooks: dict[str, Any] = {"parse_constant": _constant_reader(constants)} if finite else {}
+    if unique:
+        hooks["object_pairs_hook"] = _unique_keys
     if _LONG_NUMBER.search(text):
         hooks["parse_int"] = _parse_integer
     try:
@@ -217,8 +221,22 @@ def _place(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise UnreadableError(f"{name} is no number of JSON")
+def _constant_reader(taken: Collection[str]) -> Callable[[str], float]:
+    def read(name: str) -> float:
+        if name not in taken:
+            raise UnreadableError(f"{name} is no number of JSON")
+        return float(name)
+
+    return read
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise UnreadableError(f"the key {twice!r:.80} stands twice in an object: keep one")
+    return value
 
 
 def _parse_integer(digits: str) -> int:

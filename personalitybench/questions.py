@@ -10,6 +10,7 @@ may add ``BFI`` (trait), ``tag`` (facet), ``facet`` (the IPIP item), ``topic`` a
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ from personalitybench import downloads
 from personalitybench.dry import is_dry
 from personalitybench.errors import ConfigurationError, DataError, NotHereError, unknown_name
 from personalitybench.files import cache_folder, content_hash, git_blob_id, named_folder, sha256_file
-from personalitybench.outside_files import parse_json
+from personalitybench.outside_files import MAX_JSON_BYTES, UnreadableError, parse_json, read_text
 from personalitybench.resources import bundled
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Target, trait
 
@@ -294,21 +295,24 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Read JSON lines; blank lines are passed over."""
     rows = []
     try:
-        with path.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = parse_json(line)
-                except ValueError as error:
-                    raise DataError(f"{path}:{number} is not JSON ({error})") from error
-                if not isinstance(row, dict):
-                    raise DataError(f"{path}:{number} is not a JSON object")
-                rows.append(row)
+        text = read_text(path, MAX_JSON_BYTES)
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not JSON lines in UTF-8 ({error})") from error
+        number = error.object[: error.start].count(b"\n") + 1
+        raise DataError(f"{path}:{number} is not JSON lines in UTF-8 ({error.reason}, byte {error.start})") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except UnreadableError as error:
+        raise DataError(f"{path} {error}: name another file") from error
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        if not line.strip():
+            continue
+        try:
+            row = parse_json(line, unique=True)
+        except ValueError as error:
+            raise DataError(f"{path}:{number} is not JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}:{number} is not a JSON object")
+        rows.append(row)
     return rows
 
 

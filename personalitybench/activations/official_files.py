@@ -17,6 +17,7 @@ import numpy as np
 from personalitybench.activations.neurons import NeuronSet
 from personalitybench.errors import DataError
 from personalitybench.files import write_atomically
+from personalitybench.outside_files import MAX_JSON_BYTES, parse_json, read_text
 from personalitybench.traits import TARGETS, Target
 
 OFFICIAL_SHAPE = (32, 14_336)
@@ -57,7 +58,7 @@ def read_official_file(path: Path, shape: tuple[int, int]) -> NeuronSet:
         DataError: The file is missing, is not such a file, or does not fit the shape.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_text(path, MAX_JSON_BYTES), constants=("-Infinity", "Infinity", "NaN"), unique=True)
     except OSError as error:
         raise DataError(f"cannot read the neuron file {path}: {error.strerror}") from error
     except ValueError as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from personalitybench.errors import DataError
+from personalitybench.outside_files import parse_json
 
 _REMEDY = "copy it again from where lm_eval ran, or run lm_eval again"
 
@@ -58,10 +58,10 @@ def not_a_sample(path: Path, number: int, error: Exception) -> DataError:
 
 def _parse(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        sample = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        sample = parse_json(line.decode("utf-8-sig" if number == 1 else "utf-8"), finite=False)
+    except ValueError as error:
         end = "" if line.endswith(b"\n") else " (the file is cut off)"
-        raise DataError(f"{path}:{number} is not JSON{end}: {_REMEDY}") from error
+        raise DataError(f"{path}:{number} is not JSON{end}: {error}: {_REMEDY}") from error
     if not isinstance(sample, dict):
         raise DataError(f"{path}:{number} is not a JSON object: {_REMEDY}")
     return sample
