@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,6 +21,7 @@ from personalitybench.errors import DataError, NotHereError
 from personalitybench.files import CACHE_VARIABLE, cache_folder, git_blob_id
 from personalitybench.locks import hold_lock
 from personalitybench.network import check_address, check_network
+from personalitybench.temporaries import find_abandoned, remove_abandoned, temporary_file
 from personalitybench.transfers import Limits, Transfer
 
 REPOSITORY = "RUCAIBox/NPTI"
@@ -82,6 +82,7 @@ def fetch_pinned(path: str, blob_id: str, release: Release = PAPER) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with hold_lock(Path(f"{target}.lock"), f"fetching {path}"):
+            remove_abandoned(find_abandoned(target.parent, target.name))
             if not target.exists():  # another process may have fetched it while we waited
                 _download(f"{_base_url(release)}/{path}", target, blob_id)
     except OSError as error:
@@ -100,26 +101,21 @@ def _base_url(release: Release) -> str:
 
 
 def _download(url: str, target: Path, blob_id: str) -> None:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    temporary = Path(name)
     advice = f"check the network or set {MIRROR_VARIABLE} to a mirror"
     if "/dataset/" in url:
         advice += ", or name a local copy of the data with --data-dir"
 
-    def attempt_all(transfer: Transfer[None]) -> None:
+    def attempt_all(transfer: Transfer[None], temporary: Path) -> None:
         for attempt in stamina.retry_context(on=_IncompleteError, attempts=3, wait_initial=0.2, wait_max=5.0):
             with attempt:
                 _stream(url, temporary, advice, transfer)
 
-    try:
-        check_network("requests", url)
-        Transfer(attempt_all).run(url, LIMITS, advice)
+    check_network("requests", url)
+    with temporary_file(target) as (_, temporary):
+        Transfer[None](lambda transfer: attempt_all(transfer, temporary)).run(url, LIMITS, advice)
         _verify(temporary, blob_id, cached=False, url=url)
         temporary.chmod(0o644)
         temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _stream(url: str, destination: Path, advice: str, transfer: Transfer[None]) -> None:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from personalitybench.dry import is_dry
 from personalitybench.errors import StorageError
 from personalitybench.locks import find_holder
 from personalitybench.outside_files import MAX_JSON_BYTES, UnreadableError, parse_json, read_text
+from personalitybench.temporaries import find_abandoned, remove_abandoned, temporary_file
 
 CACHE_VARIABLE = "PERSONALITYBENCH_CACHE"
 
@@ -83,9 +83,16 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     except OSError as error:
         raise _storage_error(folder, error) from error
     try:
+        sweep(folder)
         yield
     finally:
         lock.release()
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left of their writing in a folder and beside it; call it under the folder's lock."""
+    beside = find_abandoned(folder.parent, folder.name)
+    remove_abandoned([*beside, *find_abandoned(folder, recursive=True)])
 
 
 def is_locked(folder: Path) -> bool:
@@ -202,22 +209,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """
     _refuse_if_dry(path)
     data = content.encode() if isinstance(content, str) else content
-    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        with temporary_file(path) as (handle, temporary):
+            with os.fdopen(handle, "wb", closefd=False) as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
     except OSError as error:
         raise _storage_error(path, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)  # gone already where it was renamed
 
 
 def write_json(path: Path, value: Any) -> None:

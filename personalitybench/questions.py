@@ -13,7 +13,6 @@ import hashlib
 import io
 import os
 import shutil
-import tempfile
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from personalitybench.errors import ConfigurationError, DataError, NotHereError,
 from personalitybench.files import cache_folder, content_hash, git_blob_id, named_folder, sha256_file
 from personalitybench.outside_files import MAX_JSON_BYTES, UnreadableError, parse_json, read_text
 from personalitybench.resources import bundled
+from personalitybench.temporaries import find_abandoned, remove_abandoned, temporary_folder
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Target, trait
 
 Split = Literal["identify", "evaluate"]
@@ -331,20 +331,20 @@ def as_table(questions: Sequence[Question]) -> datasets.Dataset:
 
 def _write_table(questions: Sequence[Question], folder: Path) -> None:
     """Write a derived table beside its final place and rename it there; whoever comes second keeps the first's."""
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    remove_abandoned(find_abandoned(folder.parent, folder.name))
     try:
         datasets.disable_progress_bars()
-        as_table(questions).save_to_disk(str(temporary), num_shards=1)
-        (temporary / "sha256").write_text(sha256_file(temporary / "data-00000-of-00001.arrow"))
-        if folder.exists():  # left by an older version or damaged
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not _is_intact(folder):
-                raise
+        with temporary_folder(folder) as temporary:
+            as_table(questions).save_to_disk(str(temporary), num_shards=1)
+            (temporary / "sha256").write_text(sha256_file(temporary / "data-00000-of-00001.arrow"))
+            if folder.exists():  # left by an older version or damaged
+                shutil.rmtree(folder, ignore_errors=True)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if not _is_intact(folder):
+                    raise
     except OSError as error:
         raise DataError(f"cannot write the table {folder} ({error.strerror})") from error
     finally:
         datasets.enable_progress_bars()
-        shutil.rmtree(temporary, ignore_errors=True)

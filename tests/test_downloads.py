@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -224,7 +225,7 @@ def test_a_cache_that_cannot_be_written(
     def refuse(**_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(downloads.tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(tempfile, "mkstemp", refuse)
     with pytest.raises(DataError, match=advice):
         downloads.fetch_pinned(PATH, blob_id)
     assert leftovers(cache) == []

@@ -114,6 +114,9 @@ def prune_artifacts(
     unused: Annotated[
         bool, typer.Option("--unused", help="Answers that no fit here is made of, and copies of adapters.")
     ] = False,
+    leftovers: Annotated[
+        bool, typer.Option("--leftovers", help="Only temporary files and folders of processes that were killed.")
+    ] = False,
     everything: Annotated[bool, typer.Option("--all", help="All of it.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
@@ -125,12 +128,12 @@ def prune_artifacts(
     from personalitybench.artifacts.kept import read_store  # noqa: PLC0415
     from personalitybench.artifacts.removal import Choice, choose, clear, parse_age, remove  # noqa: PLC0415
     from personalitybench.artifacts.sizes import freed_by, measure  # noqa: PLC0415
-    from personalitybench.artifacts.tables import removal_table  # noqa: PLC0415
+    from personalitybench.artifacts.tables import leftovers_line, removal_table  # noqa: PLC0415
     from personalitybench.console import PlainConsole  # noqa: PLC0415
     from personalitybench.costs import describe_bytes  # noqa: PLC0415
 
     age = None if older_than is None else parse_age(older_than)
-    choice = Choice(names or (), interrupted, age, method, model, unused, everything)
+    choice = Choice(names or (), interrupted, age, method, model, unused, everything, leftovers)
     store = read_store()
     chosen = choose(store, choice)
     if chosen:
@@ -142,8 +145,10 @@ def prune_artifacts(
             f"{describe_bytes(size)}{shared}. Answers and boards of runs stay: they note an artifact's hash. For new "
             "answers it is made again."
         )
-    else:
+    elif not (leftovers and store.leftovers):
         typer.echo("there is nothing to remove")
+    if store.leftovers:
+        echo(leftovers_line(store))
     if dry_run or not (chosen or store.leftovers):
         return
     if chosen and not yes and not _confirmed():

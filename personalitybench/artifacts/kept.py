@@ -20,6 +20,7 @@ from personalitybench.errors import ConfigurationError, PersonalityBenchError, u
 from personalitybench.files import cache_folder, content_hash, is_locked, read_json
 from personalitybench.methods import Artifact, InductionMethod, methods
 from personalitybench.methods.identification_settings import answers_identity
+from personalitybench.temporaries import find_abandoned
 from personalitybench.titles import COMBINED
 
 REMOVED = ".removed-"
@@ -166,7 +167,8 @@ class KeptStore(BaseModel):
         fits: Fits, newest use first.
         answers: What fits share.
         adapters: Copies.
-        leftovers: What a prune that was killed did not delete.
+        leftovers: What killed processes left anywhere in the cache: folders that a prune did not delete, temporary
+            files and folders whose writer is gone.
         bytes: Size of all of them; files that several share count once.
     """
 
@@ -218,6 +220,7 @@ def read_store(*, verify: bool = False) -> KeptStore:
     leftovers = [
         path for name in ("fits", "identifications", "adapters") for path in (cache_folder() / name).glob(f"{REMOVED}*")
     ]
+    leftovers += [path for path in find_abandoned(cache_folder(), recursive=True) if path not in leftovers]
     return KeptStore(
         folder=cache_folder(),
         fits=sorted(fits, key=lambda fit: fit.used, reverse=True),

@@ -26,6 +26,7 @@ from personalitybench.artifacts.kept import (
 from personalitybench.artifacts.sizes import freed_by
 from personalitybench.errors import ConfigurationError, StorageError, unknown_name
 from personalitybench.files import locked
+from personalitybench.temporaries import remove_abandoned
 
 _HOURS = {"h": 1, "d": 24, "w": 24 * 7}
 
@@ -42,6 +43,7 @@ class Choice:
         model: Fits and answers of this model, by its name or the last part of it.
         unused: Answers that no fit is made of, and copies of adapters.
         everything: All there is.
+        leftovers: Nothing besides what killed processes left, which every removal clears.
     """
 
     names: Sequence[str] = ()
@@ -51,6 +53,7 @@ class Choice:
     model: str | None = None
     unused: bool = False
     everything: bool = False
+    leftovers: bool = False
 
     @property
     def conditions(self) -> bool:
@@ -72,10 +75,12 @@ def choose(store: KeptStore, choice: Choice, now: datetime | None = None) -> lis
     """
     if choice.everything and choice.conditions:
         raise ConfigurationError("--all leaves nothing to choose: leave it or the other conditions out")
+    if choice.leftovers and not choice.everything and not choice.conditions:
+        return []
     if not choice.everything and not choice.conditions:
         raise ConfigurationError(
-            "say what to remove: names, --interrupted, --older-than, --method, --model, --unused, or --all; "
-            "'personalitybench artifacts list' shows what there is"
+            "say what to remove: names, --interrupted, --older-than, --method, --model, --unused, --leftovers, or "
+            "--all; 'personalitybench artifacts list' shows what there is"
         )
     if choice.unused and (choice.interrupted or choice.method):
         raise ConfigurationError(
@@ -136,11 +141,17 @@ def remove(item: Kept) -> int:
 
 
 def clear(removed: Sequence[Path]) -> int:
-    """Delete folders that a removal renamed, one that was killed perhaps; returns the bytes that this freed."""
+    """Delete what removals renamed and killed processes left; returns the bytes that this freed.
+
+    A temporary file or folder that a process writes again by now stays.
+    """
     freed = freed_by(*removed)
     for path in removed:
-        _delete(path)
-    return freed
+        if path.name.startswith(REMOVED):
+            _delete(path)
+        else:
+            remove_abandoned([path])
+    return freed - freed_by(*(path for path in removed if path.exists()))
 
 
 def _delete(folder: Path) -> None:

@@ -42,6 +42,8 @@ def files_of(folder: Path) -> list[tuple[str, int]]:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    if folder.is_file() and (status := _status(folder)) is not None:
+        yield folder, status
     for path, _, names in os.walk(folder):
         for name in names:
             file = Path(path, name)

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from personalitybench.artifacts.kept import About, Kept, KeptAnswers, KeptFit, KeptStore
+from personalitybench.artifacts.kept import REMOVED, About, Kept, KeptAnswers, KeptFit, KeptStore
 from personalitybench.artifacts.report import CURVE_HEAD, ArtifactReport, curve_cells, facts
 from personalitybench.artifacts.sizes import measure
 from personalitybench.artifacts.usage import fit_table
@@ -165,9 +165,19 @@ def _totals(store: KeptStore) -> list[str]:
     ]
     lines = [f"{'; '.join(parts)}; together {describe_bytes(store.bytes)} in {store.folder}"] if parts else []
     if store.leftovers:
-        size = measure(*store.leftovers)[0]
-        lines.append(f"{describe_bytes(size)} were left by a prune that was killed: the next one deletes them")
+        lines.append(leftovers_line(store))
     return lines
+
+
+def leftovers_line(store: KeptStore) -> str:
+    """Say what killed processes left in the cache."""
+    size = describe_bytes(measure(*store.leftovers)[0])
+    if all(path.name.startswith(REMOVED) for path in store.leftovers):
+        return f"{size} were left by a prune that was killed: the next one deletes them"
+    return (
+        f"{size} were left by processes that were killed ({len(store.leftovers)} temporary files and folders): "
+        "'personalitybench artifacts prune --leftovers' deletes them, and so does every other prune"
+    )
 
 
 def _size(items: Sequence[Kept]) -> int:

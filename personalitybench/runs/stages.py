@@ -28,7 +28,7 @@ from personalitybench.backends.served import ServedModel, ServedModelError
 from personalitybench.backends.whole_answers import require_whole_answers, require_whole_prompts
 from personalitybench.completions import NoAnswer
 from personalitybench.errors import StorageError
-from personalitybench.files import Sheet, refuse_non_folder
+from personalitybench.files import Sheet, refuse_non_folder, sweep
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
 from personalitybench.judging.agreement.calibration import Calibration
 from personalitybench.judging.base import MAY_PASS, count_models
@@ -132,6 +132,7 @@ class Run:
             text = f"cannot write in {folder} ({error.strerror or error}): name another folder with --output"
             raise StorageError(text) from error
         try:
+            sweep(folder)
             yield
         finally:
             lock.release()

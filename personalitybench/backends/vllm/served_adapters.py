@@ -10,7 +10,6 @@ import functools
 import math
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from personalitybench.backends.adapter_files import CONFIG_FILE, WEIGHTS_FILE, c
 from personalitybench.backends.projections import projection_widths
 from personalitybench.errors import ConfigurationError, ModelError, NeedsNotMetError, StorageError
 from personalitybench.files import CACHE_VARIABLE, cache_folder, content_hash, read_json, sha256_file, write_json
+from personalitybench.temporaries import temporary_folder
 
 _PATTERNS = ("rank_pattern", "alpha_pattern")
 """Fields of peft's configuration by which modules have ranks or scales of their own."""
@@ -134,8 +134,7 @@ class ServedAdapter:
         return {**self.config, "lora_alpha": self.alpha * strength}
 
     def _write(self, folder: Path, strength: float) -> None:
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
+        with temporary_folder(folder) as temporary:
             if strength == 1:
                 shutil.copyfile(self.folder / WEIGHTS_FILE, temporary / WEIGHTS_FILE)
                 if sha256_file(temporary / WEIGHTS_FILE) != self.weights_sha256:
@@ -154,8 +153,6 @@ class ServedAdapter:
             except OSError:
                 if not folder.is_dir():  # else another process was first, with the same content
                     raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @functools.lru_cache(maxsize=256)
