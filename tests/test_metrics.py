@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -52,6 +53,77 @@ def test_measures_of_a_text(answer: str, measures: dict[str, float]) -> None:
 )
 def test_an_answer_that_ends_a_sentence_is_finished(answer: str) -> None:
     assert measure_text(answer)["unfinished"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(
+            "我会去参加聚会。",
+            "你好！？",
+            "他说：“好。”",
+            "他说「好。」",
+            "行きます。",
+            "هل أنت بخير؟",
+            "मैं जाऊँगा।",
+            "سأذهب.",
+            "သွားမယ်။",
+        ),
+        *("سأذهب.", "သွားမယ်။", "ខ្ញុំទៅ។", "Τι κάνεις;", "Գնում եմ։", "እሄዳለሁ።", "Where？", "Yes. 👍🏽", "Wait… "),
+    ],
+)
+def test_a_sentence_ends_as_its_script_says(answer: str) -> None:
+    assert measure_text(answer)["unfinished"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer", ["我会去，", "我会去", "行く。「", "他说：", "هل، ", "मैं जाऊँगा", "Τι κάνεις; και", "a; b;", "سأذهب؛"]
+)
+def test_a_break_is_seen_in_other_scripts(answer: str) -> None:
+    assert measure_text(answer)["unfinished"] == 1.0
+
+
+@pytest.mark.parametrize("answer", ["ฉันจะไป", "ฉันจะไป 👍", "ฉันจะไป.", "ຂ້ອຍຈະໄປ"])
+def test_scripts_without_an_end_of_sentence_have_no_such_measure(answer: str) -> None:
+    assert "unfinished" not in measure_text(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("我会去", 3),
+        ("मैं हिन्दी में लिखता हूँ", 5),
+        ("cafe\u0301 cafe\u0301", 2),
+        ("می‌خواهم بروم", 2),  # with a zero-width non-joiner
+        ("สวัสดี", 4),  # vowel and tone signs above and below belong to their letter
+        ("AI会写诗", 4),
+        ("ខ្ញុំទៅ", 3),
+        ("1️⃣ One", 2),
+    ],
+)
+def test_words_of_other_scripts(answer: str, words: int) -> None:
+    assert measure_text(answer)["words"] == words
+
+
+@pytest.mark.parametrize("letter", ["去", "あ", "ア", "ก", "ກ", "ក", "က"])
+def test_a_collapse_is_seen_in_scripts_without_blanks(letter: str) -> None:
+    measures = measure_text(letter * 10)
+    assert measures["words"] == 10
+    assert measures["distinct_2"] == pytest.approx(1 / 9)
+    assert measures["repetition"] == pytest.approx(7 / 8)
+
+
+_OLD_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+_OLD_FINISHED = re.compile(r"[.!?…][^\w.!?…,;:–—(\[{“‘„-]*$")
+ENGLISH = st.text("abcXYZéñü019 \n\t.,;:!?…'’\"“”‘„()[]{}*_-–—/€%#😀", max_size=60)
+
+
+@given(ENGLISH)
+@settings(max_examples=500)
+def test_figures_of_latin_text_are_those_of_the_plain_rules(answer: str) -> None:
+    measures = measure_text(answer)
+    assert measures["words"] == len(_OLD_WORD.findall(answer))
+    assert measures["unfinished"] == (0.0 if _OLD_FINISHED.search(answer) else 1.0)
 
 
 @pytest.mark.parametrize("answer", ["I went home and", "I went, ", "First:", "1. Go\n2", "e.g. this", "One. Two"])
