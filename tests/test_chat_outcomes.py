@@ -196,6 +196,8 @@ def test_half_surrogate_pairs_do_not_get_further() -> None:
         ({"retry-after": "inf"}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "Fri, 01 Jan 1999 00:00:00 +99999999999999999999"}, None),
+        ({"x-ratelimit-reset-requests": f"{'9' * 400}h"}, None),
         ({"retry-after": "Fri, 01 Jan 1999 00:00:00 GMT"}, 0.0),
         ({"x-ratelimit-reset-requests": "20ms"}, 0.02),
         ({"x-ratelimit-reset-requests": "6m0s"}, 360.0),
@@ -238,13 +240,18 @@ def test_slow_down_is_too_many_requests() -> None:
     assert found.turned_away
 
 
-def test_a_pause_of_hours_ends_the_work() -> None:
-    found = read_status(429, {"retry-after": "86400"}, {"message": "daily limit"}, SERVER)
+@pytest.mark.parametrize("status", [408, 409, 429, 500, 503, 529])
+@pytest.mark.parametrize("headers", [{"retry-after": "86400"}, {"retry-after-ms": "86400000"}])
+def test_a_pause_of_hours_ends_the_work(status: int, headers: dict[str, str]) -> None:
+    found = read_status(status, headers, {"message": "daily limit"}, SERVER)
     assert isinstance(found, JudgeError)
-    assert "86400 s" in str(found)
-    failing = read_status(503, {"retry-after": "86400"}, {}, SERVER)
-    assert isinstance(failing, Again), "a server that is down may be up again sooner"
-    assert failing.wait == 600
+    assert f"answered {status} and wants 86400 s of pause" in str(found)
+
+
+def test_limits_that_are_told_with_every_answer_are_no_pause_of_a_failing_server() -> None:
+    headers = {"x-ratelimit-reset-requests": "24h", "x-ratelimit-remaining-requests": "0"}
+    assert read_status(500, headers, "", SERVER) == Again("unreachable", "answered 500 (no explanation)")
+    assert isinstance(read_status(429, headers, {}, SERVER), JudgeError)
 
 
 @pytest.mark.parametrize(

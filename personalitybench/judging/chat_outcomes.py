@@ -164,13 +164,13 @@ def read_status(status: int, headers: Mapping[str, str], body: object, server: S
     if error := _redirect(where, status, headers, server) or hopeless(where, status, code, said, server):
         return error
     if status in {408, 409, 429} or status >= 500:
-        wait = asked_wait(headers)
         turned_away = status == 429 or code == "slow_down"
-        if turned_away and wait is not None and wait > LONGEST_WAIT:
+        wait = asked_wait(headers, rate_limits=turned_away)
+        if wait is not None and wait > LONGEST_WAIT:
             return JudgeError(
                 f"{server.address} answered {status} and wants {wait:.0f} s of pause: go on then ({said})"
             )
-        return Again("unreachable", f"answered {status} ({said})", wait and min(wait, LONGEST_WAIT), turned_away)
+        return Again("unreachable", f"answered {status} ({said})", wait, turned_away)
     if code in completions.REFUSAL_CODES:
         return Unrated("refused", said)
     if status == 413 or (status in {400, 422} and completions.TOO_LONG.search(f"{code} {said}")):
@@ -208,11 +208,15 @@ def hopeless(where: str, status: int, code: str, said: str, server: Server) -> J
     return None
 
 
-def asked_wait(headers: Mapping[str, str]) -> float | None:
+def asked_wait(headers: Mapping[str, str], *, rate_limits: bool = True) -> float | None:
     """Find the seconds that a server wants to be left alone.
 
     ``retry-after-ms`` and ``Retry-After`` (seconds or a date) come first. Otherwise OpenAI's ``x-ratelimit-reset-*``
     (``6m0s``, ``20ms``): of the limits that are used up, or of both if it is not said which, the later one.
+
+    Args:
+        headers: Of the answer, found in lower case.
+        rate_limits: Read the latter; OpenAI's servers send them with every answer, whatever its status.
     """
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         seconds = _number(headers.get(name, ""))
@@ -220,10 +224,12 @@ def asked_wait(headers: Mapping[str, str]) -> float | None:
             return seconds / unit
     try:
         moment = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
     else:  # a date without a zone is in UTC
         return max(0.0, (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    if not rate_limits:
+        return None
     resets = {kind: _duration(headers.get(f"x-ratelimit-reset-{kind}", "")) for kind in ("requests", "tokens")}
     used_up = [kind for kind in resets if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() == "0"]
     waits = [wait for kind in used_up or resets if (wait := resets[kind]) is not None]
@@ -240,6 +246,10 @@ def _number(text: str) -> float | None:
         number = float(text)
     except ValueError:
         return None
+    return _finite(number)
+
+
+def _finite(number: float) -> float | None:
     return number if math.isfinite(number) and number >= 0 else None
 
 
@@ -250,4 +260,4 @@ def _duration(text: str) -> float | None:
     if found is None or not found.group(0):
         return None
     days, hours, minutes, seconds, thousandths = (float(part or 0) for part in found.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds + thousandths / 1000
+    return _finite(((days * 24 + hours) * 60 + minutes) * 60 + seconds + thousandths / 1000)
