@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from personalitybench.errors import StorageError
+from personalitybench.judging import responses
 from personalitybench.judging.responses import ResponseStore, StoredResponse, request_key
 from tests.conftest import REPOSITORY
 from tests.killed_store import stored_response
@@ -405,6 +406,26 @@ def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="another program or version"):
         ResponseStore(path)
     assert path.read_bytes() == before
+
+
+def test_wait_for_a_process_that_keeps_the_file_is_announced_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(responses, "_ANNOUNCED_WAIT", 0.1)
+    monkeypatch.setattr(responses, "_BUSY", 0.5)
+    path = tmp_path / "responses.db"
+    filled(path, 1)
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    with ResponseStore(path) as store:
+        writer.execute("BEGIN IMMEDIATE")
+        assert len(store) == 1, "reading goes on"
+        with pytest.raises(StorageError, match=r"another process has kept .*responses\.db for 0 s: wait for it"):
+            store.put(*stored_response(1))
+        threading.Timer(0.3, writer.rollback).start()
+        store.put(*stored_response(1))
+        assert len(store) == 2
+    writer.close()
+    assert caplog.text.count("waiting up to 0 s for another process that writes") == 2
 
 
 def test_a_full_disk_keeps_what_is_stored_and_goes_on_later(tmp_path: Path) -> None:

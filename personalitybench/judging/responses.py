@@ -34,6 +34,7 @@ T = TypeVar("T")
 _VERSION = 1
 _APPLICATION = 0x50425231  # "PBR1": marks a file as ours, so that another program's database is never touched
 _BUSY = 60.0  # seconds to wait for another process, which writes for milliseconds
+_ANNOUNCED_WAIT = 5.0  # seconds of that after which it is announced
 _CHUNK = 500  # keys of one query: below every build's limit of parameters
 _SALVAGED = 10  # rows that are given up together where a page of a damaged file cannot be read
 # Our statements never change, so one that SQLite cannot make sense of means that the schema in the file did.
@@ -153,7 +154,7 @@ class ResponseStore:
         """
         rest = iter(keys)
         while wanted := {bytes.fromhex(key): key for key in islice(rest, _CHUNK)}:
-            yield from self._do(partial(_select, wanted))
+            yield from self.execute(partial(_select, wanted))
 
     def put(self, key: str, response: StoredResponse) -> None:
         """Store a reply; it is on disk when this returns. A key keeps its first whole one (``stop``)."""
@@ -162,11 +163,11 @@ class ResponseStore:
     def put_many(self, responses: Iterable[tuple[str, StoredResponse]]) -> None:
         """Store replies together: all or none, with one wait for the disk."""
         rows = [_to_row(bytes.fromhex(key), response) for key, response in responses]
-        self._do(partial(_insert, rows))
+        self.execute(partial(_insert, rows))
 
     def __len__(self) -> int:
         """How many replies there are."""
-        return self._do(_count)
+        return self.execute(_count)
 
     def close(self) -> None:
         """Close the file; a second time does nothing."""
@@ -183,8 +184,8 @@ class ResponseStore:
     ) -> None:
         self.close()
 
-    def _do(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an operation on the file at the path; on a new file where that turns out to be damaged."""
+    def execute(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Run an operation on the file at the path; once more, on a new file, where that turns out to be damaged."""
         with self._lock, self._reporting():
             if self._connection is None:
                 raise StorageError(f"the store of judge responses {self.path} is closed: open it again")
@@ -194,7 +195,7 @@ class ResponseStore:
                 with self._alone():
                     connection = self._open()
             try:
-                return operation(connection)
+                return self._patiently(operation, connection)
             except (_DamagedRowError, sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not _is_damage(error):
                     raise
@@ -204,6 +205,24 @@ class ResponseStore:
                         self._set_aside(error)
                     connection = self._open()
                 return operation(connection)
+
+    def _patiently(self, operation: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+        """Run an operation; tell of a process that keeps the file for long."""
+        try:
+            return operation(connection)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+        logger.warning(
+            "waiting up to %.0f s for another process that writes to the store of judge responses %s; Ctrl-C ends it",
+            _BUSY,
+            self.path,
+        )
+        _wait_for_others(connection, _BUSY)
+        try:
+            return operation(connection)
+        finally:
+            _wait_for_others(connection, _ANNOUNCED_WAIT)
 
     def _open(self) -> sqlite3.Connection:
         """Open the file, or a new one in its place. Call it alone."""
@@ -215,6 +234,7 @@ class ResponseStore:
             self._set_aside(error)
             self._connection = _connect(self.path)
         self._inode = self._inode_at_path()
+        _wait_for_others(self._connection, _ANNOUNCED_WAIT)
         return self._connection
 
     def _set_aside(self, why: Exception) -> None:
@@ -260,6 +280,11 @@ class ResponseStore:
                 f"another process keeps {self.path} for itself: wait for it, then run this again"
             ) from error
         except (OSError, sqlite3.Error) as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                raise StorageError(
+                    f"another process has kept the store of judge responses {self.path} for {_BUSY:.0f} s: wait for it "
+                    "or end it, then run this again; what was stored is kept"
+                ) from error
             reason = "it is a folder" if self.path.is_dir() else getattr(error, "strerror", None) or error
             raise StorageError(
                 f"cannot use the store of judge responses {self.path}: {reason}; what was stored is kept, "
@@ -287,6 +312,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _wait_for_others(connection: sqlite3.Connection, seconds: float) -> None:
+    connection.execute(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
 
 
 def _refuse_others(connection: sqlite3.Connection, path: Path) -> None:
