@@ -57,7 +57,7 @@ class ChatServer:
     """An HTTP/1.1 server with keep-alive in a thread of its own.
 
     Args:
-        latency: Seconds until each reply.
+        latency: Seconds until each reply, or a function of the request that gives them.
         key: The key it wants; any other is answered with 401. None: it asks for none.
         answer: Text of a good reply.
         rule: Decides for each request on its fault; it is told the request and how many are in flight.
@@ -70,7 +70,7 @@ class ChatServer:
         in_flight, most_in_flight: Requests between their last byte and their reply.
     """
 
-    latency: float = 0.0
+    latency: float | Callable[[Body], float] = 0.0
     key: str | None = None
     answer: Callable[[Body], str] = lambda _: "A calm answer. [[3]]"
     rule: Callable[[Body, int], Fault | None] = lambda _, __: None
@@ -141,7 +141,7 @@ class ChatServer:
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
             fault = self._fault(body, headers)
-            await asyncio.sleep(self.latency)
+            await asyncio.sleep(self.latency if isinstance(self.latency, float | int) else self.latency(body))
             if fault is not None and fault.kind == "stall":
                 await asyncio.sleep(fault.seconds)
         finally:
@@ -234,6 +234,16 @@ async def _send(
     lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
     writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
     await writer.drain()
+
+
+def uneven(least: float, most: float) -> Callable[[Body], float]:
+    """Make a latency between two limits, by a hash of the request."""
+
+    def latency(body: Body) -> float:
+        drawn = int.from_bytes(hashlib.sha256(repr(body["messages"]).encode()).digest()[:8]) / 2**64
+        return least + drawn * (most - least)
+
+    return latency
 
 
 def mishaps(

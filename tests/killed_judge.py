@@ -1,4 +1,7 @@
-"""A process that rates many answers and is killed amid them: ``python -m tests.killed_judge PROFILE COUNT``."""
+"""A process that rates many answers and may be killed amid them: ``python -m tests.killed_judge PROFILE COUNT``.
+
+With ``reversed`` as a third argument it begins with the last one.
+"""
 
 from __future__ import annotations
 
@@ -13,4 +16,4 @@ def items(count: int) -> list[RatingRequest]:
 
 
 if __name__ == "__main__":
-    rate_all(create_judge(sys.argv[1]), items(int(sys.argv[2])))
+    rate_all(create_judge(sys.argv[1]), items(int(sys.argv[2]))[:: -1 if "reversed" in sys.argv else 1])

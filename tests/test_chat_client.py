@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from personalitybench.errors import ConfigurationError, JudgeError, JudgeModelError, MissingDependencyError
+from personalitybench.judging import chat_client
 from personalitybench.judging.base import Unrated
 from personalitybench.judging.chat_client import ChatClient, ChatSettings, Reply
 from tests.chat_server import Asked, ChatServer, Fault
@@ -185,6 +186,22 @@ def test_a_failing_server_names_its_wait_too(chat_server: ChatServer) -> None:
     assert time.monotonic() - started >= 1.0
 
 
+@pytest.mark.parametrize("fault", ["429", "503"])
+def test_a_long_wait_is_announced_once_and_a_longer_one_ends(
+    chat_server: ChatServer, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(chat_client, "ANNOUNCED_WAIT", 0.3)
+    chat_server.latency = 0.1
+    chat_server.script.extend([Fault(fault, headers={"Retry-After": "1"})] * 4)
+    ask_all(chat_server, 8, concurrency=4)
+    assert caplog.text.count(f"waiting 1 s: {chat_server.url}: answered {fault} (as the script says)") == 1
+    chat_server.script.append(Fault(fault, headers={"Retry-After": "100000"}))
+    started = time.monotonic()
+    with pytest.raises(JudgeError, match=f"answered {fault} and wants 100000 s of pause"):
+        ask_all(chat_server, 8)
+    assert time.monotonic() - started < 5
+
+
 def test_all_are_asked_once_and_no_more_than_allowed_at_a_time(chat_server: ChatServer) -> None:
     chat_server.latency = 0.02
     chat_server.answer = lambda body: f"{body['messages'][-1]['content']} [[2]]"
@@ -262,7 +279,7 @@ def test_what_can_never_succeed_ends_all_at_once(
 
 
 def test_who_stops_listening_stops_the_asking(chat_server: ChatServer) -> None:
-    """A budget that is spent, say: what is in flight is dropped, and the listener's own error comes out."""
+    """The listener's own error comes out, and it is told of what was in flight."""
     chat_server.latency = 0.01
 
     class SpentError(Exception):
@@ -299,7 +316,7 @@ def test_it_can_be_cancelled(chat_server: ChatServer) -> None:
     chat_server.latency = 30.0
 
     async def stopped() -> int:
-        async with ChatClient(settings(chat_server, concurrency=4)) as client:
+        async with ChatClient(settings(chat_server, concurrency=4, timeout=1.0)) as client:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.3):
                     await client.ask_all([asking("a"), asking("b")], lambda *_: None)

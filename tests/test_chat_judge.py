@@ -160,9 +160,10 @@ def test_a_budget_ends_the_work_and_loses_nothing(judge: Callable[..., ChatJudge
     with pytest.raises(JudgeError, match=r"judge served: the budget of \$.* is spent .*goes on with a larger one"):
         rate_all(careful, items(40))
     paid = len(chat_server.requests)
-    assert 5 <= paid <= 5 + 8, "at most those that were in flight"
+    assert 2 <= paid <= 4
+    assert (careful.spending.dollars or 0.0) <= 4.5 * dollars
     rate_all(judge(), items(40))
-    assert len(chat_server.requests) <= 40 + 8
+    assert len(chat_server.requests) == 40
     estimate = judge().estimate(items(45))
     assert (estimate.ratings, estimate.kept, estimate.calls) == (45, 40, 5)
     assert estimate.dollars is None, "no price is known"

@@ -5,14 +5,12 @@ A judge answers with a rating from 1 to 5 or says why it has none. A failure is 
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import logging
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from personalitybench.argument_policy import Arguments, refuse_remote_code
 from personalitybench.errors import ConfigurationError, PersonalityBenchError, unknown_name
 from personalitybench.files import content_hash, is_file, named_folder
+from personalitybench.interrupts import run_coroutine
 from personalitybench.outside_files import load_yaml
 from personalitybench.registry import Registry
 from personalitybench.resources import bundled
@@ -322,12 +321,7 @@ def rate_all(judge: Judge, items: Sequence[RatingRequest], report: RatingsReport
     """
     if not items:
         return []
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(_rate(judge, items, report))
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(lambda: asyncio.run(_rate(judge, items, report))).result()
+    return run_coroutine(_rate(judge, items, report))
 
 
 async def _rate(judge: Judge, items: Sequence[RatingRequest], report: RatingsReport | None) -> Sequence[Verdict]:

@@ -7,9 +7,10 @@ that fails for a while is asked again; one that can never answer ends the work w
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
 from typing import Any, Self
@@ -25,15 +26,24 @@ from personalitybench.judging.http_client import async_client
 
 __all__ = ["ChatClient", "ChatSettings", "Reply"]
 
+logger = logging.getLogger(__name__)
+
 OPENAI_URL = "https://api.openai.com/v1"
+ANNOUNCED_WAIT = 5.0
+"""Seconds after which a wait is announced."""
 
 Messages = Sequence[Mapping[str, str]]
 Done = Callable[[int, Reply | Unrated], None]
 More = Callable[[int], Mapping[str, Any]]
+Admit = Callable[[int], Awaitable[None]]
 
 _LONGEST_BACKOFF = 16  # times the first one
 _NOT_SAMPLING = frozenset({"model", "messages", "stream", "n"})
 _jitter = secrets.SystemRandom()
+
+
+async def _admit_all(_: int) -> None:
+    """Let every request be sent."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,9 @@ class ChatClient:
         self.settings = settings
         self.window = Window(settings.concurrency)
         self.requests = self.prompt_tokens = self.completion_tokens = 0
+        self._in_flight: set[asyncio.Task[Any] | None] = set()
+        self._stopping = False
+        self._announced_until = 0.0
         self._server = settings.server()
         self._openai = load_library()
         # Every try is ours: the library knows neither the window nor what an unreadable body is.
@@ -171,48 +184,87 @@ class ChatClient:
         last = Again("unreachable", "never tried")
         for attempt in range(self.settings.attempts):
             if attempt:
-                await asyncio.sleep(self._pause(attempt, last))
+                pause = self._pause(attempt, last)
+                self._announce(pause, last)
+                await asyncio.sleep(pause)
             sent = await self.window.enter()
+            self._in_flight.add(asyncio.current_task())
             try:
                 outcome = await self._try(body)
                 if isinstance(outcome, Again) and outcome.turned_away:
                     self.window.turned_away(sent, outcome.wait)
+                    self._announce(self.window.pause, outcome)
                 elif isinstance(outcome, (Reply, Unrated)):
                     self.window.succeeded()
             finally:
+                self._in_flight.discard(asyncio.current_task())
                 self.window.leave()
             if isinstance(outcome, JudgeError):
                 raise outcome
             if not isinstance(outcome, Again):
                 return outcome
             last = outcome
+            if self._stopping:
+                return Unrated(last.reason, last.detail)
         return Unrated(last.reason, f"after {self.settings.attempts} tries: {last.detail}")
 
-    async def ask_all(self, requests: Iterable[Messages], done: Done, more: More = lambda _: {}) -> None:
+    async def ask_all(
+        self, requests: Iterable[Messages], done: Done, more: More = lambda _: {}, admit: Admit = _admit_all
+    ) -> None:
         """Ask many; at most ``concurrency`` of them are taken from ``requests`` and not done at any moment.
+
+        An error or a cancellation ends it in order: nothing more is sent, and ``done`` is told of what is in flight,
+        for which ``timeout`` is the limit. A cancellation meanwhile ends it at once.
 
         Args:
             requests: Messages of each request; taken one by one, as they are sent.
             done: Told the number of a request, from 0, and what came of it, as it comes (in no order).
             more: What the request of a number says besides the sampling.
+            admit: Awaited with the number of a request before it is sent.
 
         Raises:
-            JudgeError: As :meth:`ask`. It, and any error of ``requests`` or ``done``, ends all that is in flight.
+            JudgeError: As :meth:`ask`. Errors of ``requests``, ``done`` and ``admit`` are raised, too; the first one.
         """
         numbered = iter(enumerate(requests))
-        tasks = [asyncio.create_task(self._work(numbered, done, more)) for _ in range(self.settings.concurrency)]
+        workers = [
+            asyncio.create_task(self._work(numbered, done, more, admit)) for _ in range(self.settings.concurrency)
+        ]
+        finished: set[asyncio.Task[None]] = set()
         try:
-            finished, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            finished, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in finished:
-            task.result()
+            await self._finish(workers)
+        for worker in finished:
+            worker.result()
 
-    async def _work(self, numbered: Iterator[tuple[int, Messages]], done: Done, more: More) -> None:
-        for number, messages in numbered:
+    async def _work(self, numbered: Iterator[tuple[int, Messages]], done: Done, more: More, admit: Admit) -> None:
+        while not self._stopping and (request := next(numbered, None)) is not None:
+            number, messages = request
+            await admit(number)
             done(number, await self.ask(messages, more(number)))
+
+    async def _finish(self, workers: Iterable[asyncio.Task[None]]) -> None:
+        """End workers: at once those that have not sent, the others when their replies, which are paid, have come."""
+        self._stopping = True
+        pending = {worker for worker in workers if not worker.done()}
+        for worker in pending - self._in_flight:
+            worker.cancel()
+        try:
+            if pending:
+                _, pending = await asyncio.wait(pending, timeout=ANNOUNCED_WAIT)
+            if pending:
+                logger.warning(
+                    "waiting up to %.0f s for %d replies of %s that are in flight, and may be charged; Ctrl-C ends at "
+                    "once",
+                    max(0.0, self.settings.timeout - ANNOUNCED_WAIT),
+                    len(pending),
+                    self._server.address,
+                )
+                await asyncio.wait(pending)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
 
     async def _try(self, body: Mapping[str, Any]) -> Reply | Unrated | Again | JudgeError:
         """Send once. Errors are returned: the library's hold the request with its headers, and must not be chained."""
@@ -239,6 +291,13 @@ class ChatClient:
         self.prompt_tokens += prompt
         self.completion_tokens += completion
         return outcome
+
+    def _announce(self, wait: float, last: Again) -> None:
+        """Tell of a long wait, once for all requests that wait at the same time."""
+        now = asyncio.get_running_loop().time()
+        if wait > ANNOUNCED_WAIT and now >= self._announced_until:
+            self._announced_until = now + wait
+            logger.warning("waiting %.0f s: %s: %s; Ctrl-C ends it", wait, self._server.address, last.detail)
 
     def _pause(self, attempt: int, last: Again) -> float:
         """Seconds before another try.

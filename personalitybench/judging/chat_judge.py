@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from personalitybench.completions import quote
 from personalitybench.dry import is_dry
-from personalitybench.errors import JudgeError, JudgeModelError
+from personalitybench.errors import JudgeModelError
 from personalitybench.files import cache_folder
 from personalitybench.judging.base import (
     JudgeProfile,
@@ -32,9 +32,8 @@ from personalitybench.judging.base import (
 )
 from personalitybench.judging.batch import Batches, BatchOptions, WantedReply, journal_folder, under_way
 from personalitybench.judging.batch_journal import Journal
-from personalitybench.judging.batch_results import to_store
-from personalitybench.judging.chat_client import OPENAI_URL, ChatClient, ChatSettings, Reply
-from personalitybench.judging.chat_keeping import Keeper, Patience
+from personalitybench.judging.chat_client import OPENAI_URL, ChatSettings, Reply
+from personalitybench.judging.live_replies import LiveReplies
 from personalitybench.judging.paid import Estimate, Spending
 from personalitybench.judging.prices import cost, estimate_tokens, load_prices
 from personalitybench.judging.responses import ResponseStore, StoredResponse, request_key
@@ -217,8 +216,10 @@ class ChatJudge:
         for item in items:
             if is_readable(item.answer):
                 messages = self._rubric.messages(item)
-                key, form = self._key(messages, item), self._form(item.aspect)
-                yield WantedReply(key, messages, form, self._most_written(item.aspect))
+                yield self._wanted_reply(self._key(messages, item), messages, item.aspect)
+
+    def _wanted_reply(self, key: str, messages: Messages, aspect: str) -> WantedReply:
+        return WantedReply(key, messages, self._form(aspect), self._most_written(aspect))
 
     def _estimate(
         self, items: Iterable[RatingRequest], waiting: Set[str], dollars: Callable[[int, int], float | None]
@@ -281,36 +282,17 @@ class ChatJudge:
         missing = [key for key in places if key not in there and key not in self._failed_in_batches]
         if not missing:
             return found
-        keeper = Keeper(store)
-        patience = Patience(self._client.concurrency)
-        spending = self.spending
-        before = (spending.prompt_tokens, spending.completion_tokens)
 
-        def done(number: int, reply: Reply | Unrated) -> None:
-            own = places[missing[number]]
-            if isinstance(reply, Reply):
-                keeper.keep(missing[number], to_store(reply))
-                spending.calls += 1
-            # The client's numbers hold what a failure cost, too.
-            spending.prompt_tokens = before[0] + client.prompt_tokens
-            spending.completion_tokens = before[1] + client.completion_tokens
-            self._check_budget()
-            patience.see(reply, self.profile.id)
-            found.update(dict.fromkeys(own, reply))
+        def done(key: str, reply: StoredResponse | Reply | Unrated) -> None:
+            found.update(dict.fromkeys(places[key], reply))
             if report is not None:
-                report(len(own))
+                report(len(places[key]))
 
+        wanted = [self._wanted_reply(key, asked[places[key][0]], items[places[key][0]].aspect) for key in missing]
         try:
-            async with ChatClient(self._client) as client:
-                await client.ask_all(
-                    (asked[places[key][0]] for key in missing),
-                    done,
-                    lambda number: self._form(items[places[missing[number]][0]].aspect),
-                )
+            await LiveReplies(self.profile.id, self._client, store, self.spending, self.prices).fetch(wanted, done)
         except JudgeModelError as error:
             raise JudgeModelError(f"{error}{self._succession()}") from error
-        finally:
-            await keeper.finish()
         return found
 
     def _see_model(self, name: str) -> None:
@@ -322,16 +304,6 @@ class ChatJudge:
         if len(self._models) > 1 or not (name == asked or is_dated_alias(name, asked)):
             names = ", ".join(quote(each) for each in sorted(self._models))
             logger.warning("judge %s: asked for model %s, answered by %s", self.profile.id, quote(asked), names)
-
-    def _check_budget(self) -> None:
-        spending = self.spending
-        if spending.budget is not None and spending.toward_budget >= spending.budget:
-            who = "the judges of the panel: " if spending.beside else ""
-            raise JudgeError(
-                f"judge {self.profile.id}: the budget of ${spending.budget:g} is spent "
-                f"({who}${spending.toward_budget:.4f} at "
-                f"{self.prices.about}); what was paid is kept, so the same command goes on with a larger one"
-            )
 
     def _succession(self) -> str:
         """What to do where the model is gone."""

@@ -60,10 +60,18 @@ class Keeper:
         Raises:
             StorageError: It cannot be.
         """
-        if self._writing is not None:
-            await self._writing
+        try:
+            if self._writing is not None:
+                await self._writing
+        finally:  # a second Ctrl-C cancels the writing, too
+            if self._waiting:
+                self._store.put_many(self._waiting)
 
     async def _write(self) -> None:
         while self._waiting:
             now, self._waiting = self._waiting, []
-            await asyncio.to_thread(self._store.put_many, now)
+            try:
+                await asyncio.to_thread(self._store.put_many, now)
+            except BaseException:
+                self._waiting = now + self._waiting
+                raise

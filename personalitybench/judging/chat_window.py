@@ -27,6 +27,11 @@ class Window:
         self._opens_at = 0.0
         self._waiting: deque[asyncio.Future[None]] = deque()
 
+    @property
+    def pause(self) -> float:
+        """Seconds in which no request is to be sent."""
+        return max(0.0, self._opens_at - asyncio.get_running_loop().time())
+
     async def enter(self) -> int:
         """Wait for a place, and for the end of a pause.
 
@@ -38,8 +43,7 @@ class Window:
         else:
             self.in_flight += 1
         try:
-            clock = asyncio.get_running_loop().time
-            while (pause := self._opens_at - clock()) > 0:
+            while (pause := self.pause) > 0:
                 await asyncio.sleep(pause)
         except asyncio.CancelledError:
             self.leave()

@@ -25,6 +25,7 @@ class Spending:
         batch_calls: Replies that came in batches.
         batch_prompt_tokens, batch_completion_tokens: Sent and written in batches, which may cost less.
         promised: US dollars, estimated, of batches that were sent in this process and did not come yet, by their names.
+        in_flight: US dollars, estimated, of single requests that were sent and are not answered yet, by their keys.
         beside: What other judges spent that share the budget: the members of a panel.
     """
 
@@ -38,6 +39,7 @@ class Spending:
     batch_prompt_tokens: int = 0
     batch_completion_tokens: int = 0
     promised: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
+    in_flight: dict[str, float] = field(default_factory=dict, repr=False, compare=False)
     beside: Sequence[Spending] = field(default=(), repr=False, compare=False)
 
     @property
@@ -65,6 +67,18 @@ class Spending:
         return sum(
             dollars for each in (self, *self.beside) for name, dollars in each.promised.items() if name not in names
         )
+
+    @property
+    def waits_for_replies(self) -> bool:
+        """Whether single requests are in flight, of this judge or of those that share its budget."""
+        return any(each.in_flight for each in (self, *self.beside))
+
+    def allows(self, dollars: float) -> bool:
+        """Return whether a request that may cost so much keeps to the budget, whatever is sent already comes to."""
+        if self.budget is None:
+            return True
+        in_flight = sum(sum(list(each.in_flight.values())) for each in (self, *self.beside))
+        return self.toward_budget + self.promised_but(()) + in_flight + dollars <= self.budget
 
     @property
     def toward_budget(self) -> float:
