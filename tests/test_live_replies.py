@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,24 @@ def test_budget_is_not_exceeded_by_what_is_in_flight(judge: Callable[..., ChatJu
     assert not careful.spending.in_flight
     rate_all(judge(), items(1000))
     assert max(server.asked.values()) == 1
+
+
+def test_budget_covers_replies_that_are_tried_again(judge: Callable[..., ChatJudge], server: ChatServer) -> None:
+    """An unfinished reply is charged, too."""
+    server.latency = 0.01
+    server.answer = lambda _: "no rating " * 20
+    text = {"role": "assistant", "content": "I am"}
+    usage = {"prompt_tokens": 300, "completion_tokens": 60}
+    body = {"choices": [{"message": text, "finish_reason": "error"}], "usage": usage}
+    server.rule = lambda *_: Fault("raw", body=json.dumps(body).encode())
+    careful = judge(client={"concurrency": 4, "attempts": 50})
+    careful._client = replace(careful._client, backoff=0.001)
+    careful.spending.price = Price(input=10.0, output=10.0)
+    careful.spending.budget = 20 * 360 * 10 / 1e6
+    with pytest.raises(JudgeError, match="the budget of"):
+        rate_all(careful, items(8))
+    assert 10 <= len(server.requests) <= 20
+    assert (careful.spending.dollars or 0.0) <= careful.spending.budget
 
 
 def test_budget_of_a_panel_covers_what_all_members_have_in_flight(

@@ -164,12 +164,16 @@ class ChatClient:
         """Close all connections."""
         await self._api.close()
 
-    async def ask(self, messages: Messages, more: Mapping[str, Any] | None = None) -> Reply | Unrated:
+    async def ask(
+        self, messages: Messages, more: Mapping[str, Any] | None = None, admit: Admit = _admit_all, number: int = 0
+    ) -> Reply | Unrated:
         """Ask once, and again while that may help.
 
         Args:
             messages: Chat turns with ``role`` and ``content``.
             more: What this request says besides the sampling, such as ``response_format``.
+            admit: Awaited before each try, with the number of the request.
+            number: That number.
 
         Returns:
             The reply, or why there is none: ``refused``, ``truncated``, ``empty``, ``too-long`` (at the first try);
@@ -187,6 +191,7 @@ class ChatClient:
                 pause = self._pause(attempt, last)
                 self._announce(pause, last)
                 await asyncio.sleep(pause)
+            await admit(number)
             sent = await self.window.enter()
             self._in_flight.add(asyncio.current_task())
             try:
@@ -220,7 +225,7 @@ class ChatClient:
             requests: Messages of each request; taken one by one, as they are sent.
             done: Told the number of a request, from 0, and what came of it, as it comes (in no order).
             more: What the request of a number says besides the sampling.
-            admit: Awaited with the number of a request before it is sent.
+            admit: Awaited with the number of a request before each time that it is sent.
 
         Raises:
             JudgeError: As :meth:`ask`. Errors of ``requests``, ``done`` and ``admit`` are raised, too; the first one.
@@ -240,8 +245,7 @@ class ChatClient:
     async def _work(self, numbered: Iterator[tuple[int, Messages]], done: Done, more: More, admit: Admit) -> None:
         while not self._stopping and (request := next(numbered, None)) is not None:
             number, messages = request
-            await admit(number)
-            done(number, await self.ask(messages, more(number)))
+            done(number, await self.ask(messages, more(number), admit, number))
 
     async def _finish(self, workers: Iterable[asyncio.Task[None]]) -> None:
         """End workers: at once those that have not sent, the others when their replies, which are paid, have come."""

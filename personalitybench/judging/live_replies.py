@@ -83,18 +83,22 @@ class LiveReplies:
         spending = self._spending
         counted = (0, 0)
 
-        async def admit(number: int) -> None:
-            await self._reserve(wanted[number])
-
-        def receive(number: int, reply: Reply | Unrated) -> None:
+        def count(key: str) -> None:
+            """Count what tries cost, also failed ones, in place of what was reserved."""
             nonlocal counted
-            each = wanted[number]
-            # What came is kept and counted before anything is refused. The client counts what a failure cost, too.
-            spending.in_flight.pop(each.key, None)
+            spending.in_flight.pop(key, None)
             now = (client.prompt_tokens, client.completion_tokens)
             spending.prompt_tokens += now[0] - counted[0]
             spending.completion_tokens += now[1] - counted[1]
             counted = now
+
+        async def admit(number: int) -> None:
+            count(wanted[number].key)
+            await self._reserve(wanted[number])
+
+        def receive(number: int, reply: Reply | Unrated) -> None:
+            each = wanted[number]
+            count(each.key)  # what came is kept and counted before anything is refused
             if isinstance(reply, Reply):
                 spending.calls += 1
                 keeper.keep(each.key, to_store(reply))
