@@ -85,7 +85,9 @@ def parse_yaml(text: str) -> Any:
         raise UnreadableError(f"is not YAML: {type(error).__name__}: {error}") from error
 
 
-def parse_json(text: str, *, finite: bool = True, constants: Collection[str] = (), unique: bool = False) -> Any:
+def parse_json(
+    text: str, *, finite: bool = True, constants: Collection[str] = (), unique: bool = False, **options: Any
+) -> Any:
     """Read JSON as ``json.loads`` does, within limits.
 
     Args:
@@ -93,6 +95,7 @@ def parse_json(text: str, *, finite: bool = True, constants: Collection[str] = (
         finite: Refuse NaN, infinities and halves of surrogate pairs, which neither JSON nor UTF-8 has.
         constants: Of ``NaN``, ``Infinity`` and ``-Infinity``, those that are taken all the same.
         unique: Refuse objects that repeat a key.
+        options: Those of ``json.loads``, such as ``strict`` and ``parse_int``.
 
     Raises:
         UnreadableError: It is not JSON or exceeds a limit.
@@ -103,7 +106,7 @@ def parse_json(text: str, *, finite: bool = True, constants: Collection[str] = (
     if _LONG_NUMBER.search(text):
         hooks["parse_int"] = _parse_integer
     try:
-        value = json.loads(text, **hooks)
+        value = json.loads(text, **hooks | options)
     except RecursionError as error:
         raise UnreadableError(f"nested more than {MAX_DEPTH} deep") from error
     except MemoryError as error:

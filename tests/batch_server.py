@@ -31,6 +31,7 @@ class Plan:
         errors: Of a batch that fails.
         extra: Lines that are put among those of the output.
         twice: Whether each line of the output is there a second time, as another reply.
+        alter: Changes the content of a file of results.
     """
 
     end: str = "completed"
@@ -39,6 +40,7 @@ class Plan:
     errors: Sequence[Mapping[str, Any]] = ()
     extra: Sequence[bytes] = ()
     twice: bool = False
+    alter: Callable[[bytes], bytes] = lambda content: content
 
 
 @dataclass(repr=False)
@@ -208,7 +210,7 @@ class BatchServer(ChatServer):
             if lines or extra:
                 name = f"file-{len(self.files) + 1}"
                 written = [json.dumps(line, ensure_ascii=False).encode() for line in lines]
-                self.files[name] = b"\n".join([*extra[:1], *written, *extra[1:]]) + b"\n"
+                self.files[name] = plan.alter(b"\n".join([*extra[:1], *written, *extra[1:]]) + b"\n")
                 batch[kind] = name
 
 

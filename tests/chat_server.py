@@ -27,7 +27,8 @@ class Fault:
     ``kind``: a status (``429``, ``500``, ``401``, ``404``, ...), ``stall`` (no reply for ``seconds``), ``drip`` (a body
     that comes byte by byte for ``seconds``), ``hang-up`` (the connection is closed), ``garbage`` (not JSON),
     ``not-utf8``, ``other-json`` (JSON of another shape), ``refusal``, ``filter``, ``length``, ``empty``, ``echo`` (an
-    error with all request headers in its message), ``raw`` (``body`` with status 200).
+    error with all request headers in its message), ``raw`` (``body`` with status 200). With a status, ``body`` replaces
+    the usual error.
     """
 
     kind: str
@@ -199,7 +200,7 @@ class ChatServer:
             return 200, shapes[kind], extra
         message = f"these headers are not wanted: {dict(headers)}" if kind == "echo" else fault.message
         error = {"error": {"message": message, "type": "scripted", "param": None, "code": fault.code}}
-        return 400 if kind == "echo" else int(kind), json.dumps(error).encode(), extra
+        return 400 if kind == "echo" else int(kind), fault.body or json.dumps(error).encode(), extra
 
     def report(self) -> dict[str, Any]:
         """What was counted, as plain data: ``needless`` are tries beyond one, and one for each fault met."""

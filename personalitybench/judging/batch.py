@@ -7,7 +7,6 @@ What is asked is planned in a journal (:mod:`.batch_journal`), sent and looked a
 from __future__ import annotations
 
 import datetime as dt
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ LONGEST_POLL = 12
 
 _ENDED = frozenset({"failed", "completed", "expired", "cancelled"})
 _FULL = frozenset({"token_limit_exceeded", "queue_limit_exceeded"})  # what may be under way at a time is used up
+_STATUS_CHARACTERS = 40  # of a batch's status
 _LOOKED_UP = 1000  # keys that are looked for in the store together
 _SAY_COUNTS = 20.0  # seconds between two lines that only count
 
@@ -365,7 +365,7 @@ class Batches:
         for line in self._journal.lines(part.name):
             request = Request(line)
             if request.key in keys:
-                yield Request(line, estimate_tokens(json.loads(line)["body"]["messages"]), written)
+                yield Request(line, estimate_tokens(request.messages), written)
 
 
 def journal_folder(settings: ChatSettings) -> Path:
@@ -403,7 +403,8 @@ def _take(rest: Iterator[WantedReply], seen: set[str]) -> dict[str, WantedReply]
 
 def _seen(part: Part, batch: Object) -> Part:
     """Note a batch as the server shows it."""
-    counts: Mapping[str, Any] = batch.get("request_counts") or {}
-    update = {"status": str(batch.get("status") or part.status)}
-    numbers = {name: counts[name] for name in ("completed", "failed") if isinstance(counts.get(name), int)}
+    counts = batch.get("request_counts")
+    counts = counts if isinstance(counts, dict) else {}
+    update = {"status": valid_text(str(batch.get("status") or part.status))[:_STATUS_CHARACTERS]}
+    numbers = {name: counts[name] for name in ("completed", "failed") if type(counts.get(name)) is int}
     return part.model_copy(update=update | numbers)

@@ -5,7 +5,6 @@ Knows HTTP and its failures, as :mod:`.chat_client` does for single requests; wh
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from personalitybench.completions import dump
 from personalitybench.errors import JudgeError
 from personalitybench.http_bodies import UnreadableBodyError
 from personalitybench.judging.base import Unrated
 from personalitybench.judging.chat_client import ChatSettings, load_library
-from personalitybench.judging.chat_outcomes import Again, read_status
+from personalitybench.judging.chat_outcomes import Again, read_error, read_json, read_status
 from personalitybench.judging.http_client import client, http_library
 
 ENDPOINT = "/v1/chat/completions"
@@ -169,10 +169,10 @@ class BatchApi:
                 key="data",
             )
             batches = [each for each in page["data"] if isinstance(each, dict) and isinstance(each.get("id"), str)]
-            found += [each for each in batches if (each.get("metadata") or {}).get(TAG) == tag]
-            oldest = min((float(each.get("created_at") or 0) for each in batches), default=0.0)
+            found += [each for each in batches if _mapping(each.get("metadata")).get(TAG) == tag]
+            oldest = min(map(_created_at, batches), default=0.0)
             if not page.get("has_more") or not batches or oldest < since - _CLOCKS_DIFFER:
-                return sorted(found, key=lambda each: (float(each.get("created_at") or 0), each["id"]))
+                return sorted(found, key=lambda each: (_created_at(each), each["id"]))
             after = batches[-1]["id"]
 
     def _only(self, batches: list[Object]) -> Object:
@@ -200,12 +200,12 @@ class BatchApi:
         def read() -> Object | Again:
             body = send().http_response.content
             try:
-                value = json.loads(body.decode("utf-8"))
-            except (ValueError, RecursionError) as error:
+                value = read_json(body)
+            except ValueError as error:
                 return Again("not-text", f"the body is no JSON in UTF-8 ({self.server.quote(str(error))})")
             wanted = list if key == "data" else str
             if not isinstance(value, dict) or not isinstance(value.get(key), wanted):
-                return Again("not-text", f"the body has no {key!r}: {self.server.quote(json.dumps(value))}")
+                return Again("not-text", f"the body has no {key!r}: {self.server.quote(dump(value))}")
             return value
 
         return self._guarded(read)
@@ -223,7 +223,9 @@ class BatchApi:
         except UnreadableBodyError as error:
             return Again("not-text", str(error))
         except self._openai.APIStatusError as error:
-            outcome = read_status(error.status_code, error.response.headers, error.body, self.server)
+            outcome = read_status(
+                error.status_code, error.response.headers, read_error(error.response.content), self.server
+            )
             if isinstance(outcome, Unrated):
                 outcome = JudgeError(f"{self.server.address} answered {error.status_code} ({outcome.detail})")
             return outcome if isinstance(outcome, Again) else (error.status_code, outcome)
@@ -263,6 +265,15 @@ class BatchApi:
         """Wait as long as the server says, or longer each time."""
         own = self._settings.backoff * min(2.0 ** (attempt - 1), _LONGEST_BACKOFF) * _jitter.uniform(0.75, 1.25)
         time.sleep(max(last.wait or 0.0, own))
+
+
+def _mapping(value: object) -> Object:
+    return value if isinstance(value, dict) else {}
+
+
+def _created_at(batch: Object) -> float:
+    created = batch.get("created_at")
+    return float(created) if isinstance(created, int | float) and abs(created) < 1e12 else 0.0
 
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[bytes]:

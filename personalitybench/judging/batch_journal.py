@@ -14,6 +14,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,9 +27,11 @@ from pydantic import BaseModel, ConfigDict
 
 from personalitybench.errors import StorageError
 from personalitybench.files import read_json, write_atomically, write_json
+from personalitybench.outside_files import parse_json
 from personalitybench.validation import validate
 
 _OPENING = b'{"custom_id": "'
+_LINE = re.compile(rb'\{"custom_id": "[0-9a-f]{64}", [\x20-\x7e]*\}\n')
 _KEY = slice(len(_OPENING), len(_OPENING) + 64)
 _UNFINISHED = ".new-"
 _PATIENCE = 600.0  # seconds that another process may take to write what it will ask
@@ -52,6 +55,12 @@ class Request:
     def key(self) -> str:
         """Key of its reply in the store, which is its ``custom_id``."""
         return self.line[_KEY].decode("ascii")
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """Messages that it sends."""
+        messages: list[dict[str, str]] = parse_json(self.line.decode("ascii"), finite=False)["body"]["messages"]
+        return messages
 
 
 class Part(BaseModel):
@@ -138,10 +147,20 @@ class Journal:
         return self.folder / name / "requests.jsonl"
 
     def lines(self, name: str) -> Iterator[bytes]:
-        """Lines of a part's requests."""
+        """Lines of a part's requests.
+
+        Raises:
+            StorageError: A line is not as it was written.
+        """
         path = self.requests_file(name)
         with _reporting(path), path.open("rb") as stream:
-            yield from stream
+            for number, line in enumerate(stream, 1):
+                if not _LINE.fullmatch(line):
+                    raise StorageError(
+                        f"{path}:{number} was altered: restore the file, or delete the folder {path.parent}; then what "
+                        "it held is asked, and paid, again"
+                    )
+                yield line
 
     def keys(self, name: str) -> set[str]:
         """Keys of a part's requests."""

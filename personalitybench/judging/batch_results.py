@@ -7,7 +7,6 @@ is neither is missing, and :mod:`.batch` has it asked again.
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from personalitybench.judging.chat_outcomes import (
     Server,
     hopeless,
     read_completion,
+    read_json,
     read_status,
 )
 from personalitybench.judging.responses import ResponseStore, StoredResponse
@@ -77,9 +77,9 @@ class Results:
         if not line.strip():
             return
         try:
-            value = json.loads(line.decode("utf-8"))
+            value = read_json(line)
             key = value["custom_id"]
-        except (ValueError, RecursionError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError):
             self.garbage += 1
             return
         if not isinstance(key, str) or key not in self.keys:
@@ -112,19 +112,29 @@ class Results:
         self._waiting = []
 
     def _read(self, value: Mapping[str, Any]) -> tuple[Reply | Unrated | Again | JudgeError, int, int]:
-        """Read ``response`` (a status and a body) or ``error`` (a code and a message)."""
-        response = value.get("response")
+        """Read ``response`` (a status and a body) or ``error`` (a code and a message); each may be JSON as text."""
+        response = _from_text(value.get("response"))
         if isinstance(response, dict):
-            status, body = response.get("status_code"), response.get("body")
+            status, body = _from_text(response.get("status_code")), _from_text(response.get("body"))
             if status == 200 and not value.get("error"):
                 return read_completion(body, self.server)
             if isinstance(status, int) and status != 200:
                 said = body.get("error", body) if isinstance(body, dict) else body
                 return read_status(status, {}, said, self.server), 0, 0
-        code, text = error_parts(value.get("error"))
+        code, text = error_parts(_from_text(value.get("error")))
         said = self.server.quote(text)
         where = f"{self.server.address}, in a batch"
         return hopeless(where, 400, code, said, self.server) or Again("unreachable", said), 0, 0
+
+
+def _from_text(value: object) -> object:
+    """Return the value of JSON as text; other values and texts as they are."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return read_json(value.encode("utf-8", "surrogatepass"))
+    except ValueError:
+        return value
 
 
 def to_store(reply: Reply) -> StoredResponse:
@@ -147,7 +157,7 @@ def read_errors(batch: Mapping[str, Any]) -> list[BatchError]:
     for error in data if isinstance(data, list) else []:
         code, said = error_parts(error)
         line = error.get("line") if isinstance(error, dict) else None
-        found.append(BatchError(code, said, line if isinstance(line, int) else None))
+        found.append(BatchError(code, said, line if type(line) is int else None))
     return found
 
 

@@ -20,7 +20,7 @@ from personalitybench.completions import valid_text
 from personalitybench.errors import ConfigurationError, JudgeError, MissingDependencyError
 from personalitybench.http_bodies import UnreadableBodyError
 from personalitybench.judging.base import Unrated
-from personalitybench.judging.chat_outcomes import Again, Reply, Server, read_body, read_status
+from personalitybench.judging.chat_outcomes import Again, Reply, Server, read_body, read_error, read_status
 from personalitybench.judging.chat_window import Window
 from personalitybench.judging.http_client import async_client
 
@@ -286,7 +286,9 @@ class ChatClient:
         except UnreadableBodyError as error:
             return Again("not-text", str(error))
         except self._openai.APIStatusError as error:
-            return read_status(error.status_code, error.response.headers, error.body, self._server)
+            return read_status(
+                error.status_code, error.response.headers, read_error(error.response.content), self._server
+            )
         except self._openai.APIConnectionError as error:
             cause = error.__cause__ or error
             if isinstance(cause, UnreadableBodyError):

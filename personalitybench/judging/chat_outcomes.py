@@ -5,7 +5,6 @@ The chat client (:mod:`.chat_client`) sends; this module only reads. Nothing her
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -18,12 +17,15 @@ from personalitybench import completions
 from personalitybench.completions import CUT_OFF, WHOLE, error_parts, message_text, reported_error, valid_text
 from personalitybench.errors import JudgeError, JudgeModelError
 from personalitybench.judging.base import Unrated
+from personalitybench.outside_files import parse_json
 
 LONGEST_WAIT = (
     600.0  # seconds that a server may ask for; a daily quota asks for hours, and that is for the user to know
 )
 
 _MODEL_CHARACTERS = 200  # of a model's name
+_MOST_TOKENS = 1 << 31  # that a request can take; SQLite holds no number without limit
+_ERROR_BYTES = 4096  # of an error that is no JSON
 _SHORTEST_SECRET = 8  # characters; servers without keys are given words such as EMPTY, which may stand in any text
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
 
@@ -98,10 +100,28 @@ def read_body(body: bytes, server: Server) -> tuple[Reply | Unrated | Again | Ju
         The outcome, and the tokens of prompt and completion that the server counted (also where it is no reply).
     """
     try:
-        value = json.loads(body.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or brackets without end
+        value = read_json(body)
+    except ValueError as error:
         return Again("not-text", f"the body is no JSON in UTF-8 ({server.quote(str(error))})"), 0, 0
     return read_completion(value, server)
+
+
+def read_json(body: bytes) -> Any:
+    """Read JSON from a server, with or without a byte order mark.
+
+    Raises:
+        ValueError: It is not UTF-8 or JSON, or exceeds a limit of :mod:`personalitybench.outside_files`.
+    """
+    return parse_json(body.decode("utf-8-sig"), finite=False)
+
+
+def read_error(body: bytes) -> object:
+    """Return the ``error`` of a body, or the body itself: as JSON, else as text."""
+    try:
+        value = read_json(body)
+    except ValueError:
+        return body[:_ERROR_BYTES].decode("utf-8", "replace")
+    return value.get("error", value) if isinstance(value, dict) else value
 
 
 def read_completion(value: Any, server: Server) -> tuple[Reply | Unrated | Again | JudgeError, int, int]:
@@ -134,7 +154,7 @@ def read_completion(value: Any, server: Server) -> tuple[Reply | Unrated | Again
     elif not text.strip():
         outcome = Unrated("empty", "an empty message (finish_reason stop)")
     else:
-        named = server.without_key(str(value.get("model") or server.model))[:_MODEL_CHARACTERS]
+        named = valid_text(server.without_key(str(value.get("model") or server.model))[:_MODEL_CHARACTERS])
         outcome = Reply(valid_text(server.without_key(text)), named, WHOLE, prompt, completion)
     return outcome, prompt, completion
 
@@ -238,7 +258,7 @@ def asked_wait(headers: Mapping[str, str], *, rate_limits: bool = True) -> float
 
 def _count(usage: object, name: str) -> int:
     count = usage.get(name) if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and count > 0 else 0
+    return count if type(count) is int and 0 < count <= _MOST_TOKENS else 0
 
 
 def _number(text: str) -> float | None:

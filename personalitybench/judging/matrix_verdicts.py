@@ -6,15 +6,15 @@ whatever JSON stands in it, so only the object that the reply ends with counts.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from personalitybench.completions import without_thoughts
+from personalitybench.completions import dump, valid_text, without_thoughts
 from personalitybench.judging.base import Rating, Unrated, Verdict
+from personalitybench.outside_files import UnreadableError, parse_json
 
 _BRACES = re.compile(r'["{}\\]')
 _DEEPEST = 50  # braces within braces; a verdict has two
@@ -37,7 +37,7 @@ class TraitVerdict(BaseModel):
     rating: int = Field(ge=1, le=5)
 
 
-class _RepeatedKeyError(ValueError):
+class _RepeatedKeyError(UnreadableError):
     """An object has a key twice, so that it says two things."""
 
 
@@ -68,10 +68,12 @@ def read_matrix(text: str, trait: str) -> Verdict:
         return Unrated("no-rating", "the reply does not end with a JSON object")
     try:
         # Not strict: some models break lines inside their explanations.
-        value = json.loads(found, strict=False, object_pairs_hook=_without_repeats, parse_int=_bounded_number)
+        value = parse_json(
+            found, finite=False, strict=False, object_pairs_hook=_without_repeats, parse_int=_bounded_number
+        )
     except _RepeatedKeyError as error:
         return Unrated("not-a-rating", f"the key {_shown(str(error))} stands twice in one object")
-    except (ValueError, RecursionError) as error:
+    except UnreadableError as error:
         return Unrated("no-rating", f"the braces that the reply ends with are no JSON ({_first_line(error)})")
     return _read_entry(value.get(trait), trait)
 
@@ -89,7 +91,7 @@ def _read_entry(entry: object, trait: str) -> Verdict:
         if first["loc"] == ("rating",):
             return Unrated("not-a-rating", f"{rating}, not one whole number")
         return Unrated("not-a-rating", f"{trait} has an explanation that is no text")
-    return Rating(float(verdict.rating), verdict.explanation.strip())
+    return Rating(float(verdict.rating), valid_text(verdict.explanation.strip()))
 
 
 def _last_object(text: str) -> str | None:
@@ -154,7 +156,7 @@ def _closed_object(members: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown(value: object) -> str:
     """A value of any length as a short quotation for an error."""
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = valid_text(value) if isinstance(value, str) else dump(value)
     return repr(text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…")
 
 
