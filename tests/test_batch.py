@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("openai")
 
 from personalitybench.errors import JudgeError, JudgeModelError
-from personalitybench.judging import Rating, RatingRequest, Unrated, rate_all
+from personalitybench.judging import Rating, RatingRequest, Unrated, batch, batch_api, rate_all
 from personalitybench.judging.base import JudgeProfile
 from personalitybench.judging.batch import journal_folder
 from personalitybench.judging.batch_journal import Journal, Part
@@ -281,6 +281,38 @@ def test_a_server_that_falls_silent_is_waited_for_and_one_that_never_speaks_is_n
         judge(client=client | {"batch": {"poll": 0.01, "silence": 1e-6}}).fetch_in_batches(items(6), told.append)
     judge().fetch_in_batches(items(6), told.append)
     assert set(server.paid.values()) == {1}
+
+
+def test_waits_are_told_and_end(
+    judge: Callable[..., ChatJudge], server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "_REMINDER", 0.1)
+    monkeypatch.setattr(batch, "_LONGEST_BATCH", 1.0)
+    server.plans.append(Plan(polls=10**6))
+    told: list[str] = []
+    with pytest.raises(JudgeError, match=r"no batch ended for 0 hours \(batch_1 in_progress\): see the batches"):
+        judge().fetch_in_batches(items(2), told.append)
+    assert 3 <= told.count("batches: waiting for 1 (batch_1 in_progress); Ctrl-C ends it") <= 10
+    server.finish_soon("batch_1")
+    judge().fetch_in_batches(items(2), told.append)
+    assert set(server.paid.values()) == {1}
+
+
+@pytest.mark.parametrize("endpoint", ["upload", "create", "retrieve", "content"])
+def test_pause_of_a_batch_endpoint_is_told_and_a_pause_of_hours_ends(
+    endpoint: str, judge: Callable[..., ChatJudge], server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_api, "ANNOUNCED_WAIT", 0.5)
+    server.mishaps[endpoint] = deque_of(
+        Fault("503", headers={"Retry-After": "1"}), Fault("503", headers={"Retry-After": "100000"})
+    )
+    told: list[str] = []
+    with pytest.raises(JudgeError, match="answered 503 and wants 100000 s of pause"):
+        judge().fetch_in_batches(items(2), told.append)
+    assert sum("waiting 1 s: " in line and "answered 503" in line for line in told) == 1
+    judge().fetch_in_batches(items(2), told.append)
+    assert set(server.paid.values()) == {1}
+    assert len(server.batches) == 1
 
 
 def test_a_server_without_batches_says_so(

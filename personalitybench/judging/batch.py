@@ -38,8 +38,11 @@ LONGEST_POLL = 12
 _ENDED = frozenset({"failed", "completed", "expired", "cancelled"})
 _FULL = frozenset({"token_limit_exceeded", "queue_limit_exceeded"})  # what may be under way at a time is used up
 _STATUS_CHARACTERS = 40  # of a batch's status
+_SHOWN_BATCHES = 3  # of those that are waited for
 _LOOKED_UP = 1000  # keys that are looked for in the store together
 _SAY_COUNTS = 20.0  # seconds between two lines that only count
+_REMINDER = 600.0  # seconds of silence after which waiting is told again
+_LONGEST_BATCH = 26 * 3600.0  # seconds to wait for the next batch to end; the API ends each within 24 hours
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class Batches:
         self._options = options
         self._store = store
         self._spending = spending
-        self._say = say
+        self._say_line = say
+        self._last_line = time.monotonic()
         self._journal = Journal(journal_folder(settings))
         self._said: dict[str, tuple[str, int, float]] = {}
         self._heard: float | None = None
@@ -125,7 +129,7 @@ class Batches:
         waiting = self._plan(wanted)
         if not waiting:
             return self.unrated
-        api = BatchApi(self._settings)
+        api = BatchApi(self._settings, self._say)
         try:
             if wait:
                 self._wait(api, waiting)
@@ -204,17 +208,35 @@ class Batches:
 
     def _wait(self, api: BatchApi, waiting: list[str]) -> None:
         interval = self._options.poll
+        since = time.monotonic()
         while True:
             done = {name: part for name in waiting if (part := self._advance(api, name)).done}
             if done:
                 waiting = [name for name in waiting if name not in done]
                 waiting += [name for part in done.values() for name in part.followed_by]
-                interval = self._options.poll
+                interval, since = self._options.poll, time.monotonic()
                 continue  # what follows is sent at once
             if not waiting:
                 return
+            now = time.monotonic()
+            if now - since > _LONGEST_BATCH:
+                raise JudgeError(
+                    f"no batch ended for {_LONGEST_BATCH / 3600:.0f} hours ({self._states(waiting)}): see the batches "
+                    "at the server, and whether another process waits for them; the same command picks them up"
+                )
+            if now - self._last_line > _REMINDER:
+                self._say(f"batches: waiting for {len(waiting)} ({self._states(waiting)}); Ctrl-C ends it")
             time.sleep(interval)
             interval = min(interval * 1.5, self._options.poll * LONGEST_POLL)
+
+    def _states(self, names: Sequence[str]) -> str:
+        parts = [self._journal.read(name) for name in names[:_SHOWN_BATCHES]]
+        more = f", {len(names) - len(parts)} more" if len(names) > len(parts) else ""
+        return ", ".join(f"{part.batch or part.name} {part.status}" for part in parts) + more
+
+    def _say(self, line: str) -> None:
+        self._last_line = time.monotonic()
+        self._say_line(line)
 
     def _advance(self, api: BatchApi, name: str) -> Part:
         """Do the next step of a part, or see what another process did."""

@@ -16,7 +16,7 @@ from personalitybench.completions import dump
 from personalitybench.errors import JudgeError
 from personalitybench.http_bodies import UnreadableBodyError
 from personalitybench.judging.base import Unrated
-from personalitybench.judging.chat_client import ChatSettings, load_library
+from personalitybench.judging.chat_client import ANNOUNCED_WAIT, ChatSettings, load_library
 from personalitybench.judging.chat_outcomes import Again, read_error, read_json, read_status
 from personalitybench.judging.http_client import client, http_library
 
@@ -45,6 +45,7 @@ class BatchApi:
 
     Args:
         settings: Whom to ask, and how often; ``sampling`` and ``concurrency`` say nothing here.
+        say: Told of long waits.
 
     Attributes:
         server: For texts, without the key.
@@ -54,7 +55,8 @@ class BatchApi:
         MissingDependencyError: openai is not installed.
     """
 
-    def __init__(self, settings: ChatSettings) -> None:
+    def __init__(self, settings: ChatSettings, say: Callable[[str], None]) -> None:
+        self._say = say
         self.server = settings.server()
         self._settings = settings
         self._openai = load_library()
@@ -264,7 +266,10 @@ class BatchApi:
     def _sleep(self, attempt: int, last: Again) -> None:
         """Wait as long as the server says, or longer each time."""
         own = self._settings.backoff * min(2.0 ** (attempt - 1), _LONGEST_BACKOFF) * _jitter.uniform(0.75, 1.25)
-        time.sleep(max(last.wait or 0.0, own))
+        wait = max(last.wait or 0.0, own)
+        if wait > ANNOUNCED_WAIT:
+            self._say(f"waiting {wait:.0f} s: {self.server.address}: {last.detail}; Ctrl-C ends it")
+        time.sleep(wait)
 
 
 def _mapping(value: object) -> Object:
