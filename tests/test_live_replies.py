@@ -19,8 +19,9 @@ import pytest
 
 pytest.importorskip("openai")
 
+from personalitybench import workers
 from personalitybench.errors import JudgeError
-from personalitybench.judging import Rating, chat_client, rate_all
+from personalitybench.judging import Rating, rate_all
 from personalitybench.judging.base import JudgeProfile, create_judge
 from personalitybench.judging.chat_judge import ChatJudge, store_path
 from personalitybench.judging.paid import paid_judges, share_budget
@@ -246,7 +247,7 @@ def test_long_wait_for_replies_in_flight_is_announced(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(chat_client, "ANNOUNCED_WAIT", 0.1)
+    monkeypatch.setattr(workers, "ANNOUNCED_WAIT", 0.1)
     server.rule = fault_at(3, Fault("400"))
     server.latency = lambda body: 0.05 if "number 3." in str(body) else 1.0
     with pytest.raises(JudgeError):

@@ -7,8 +7,11 @@ import gzip
 import json
 import logging
 import pickle
+import signal
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ import pytest
 
 from personalitybench.backends.served import hide_credentials
 from personalitybench.completions import NoAnswer, cut_thoughts
-from tests.chat_server import Body, ChatServer, Fault
+from tests.chat_server import Body, ChatServer, Fault, uneven
 
 PLANTED = "sk-planted-Zq81nTf0uYw7"
 SUITE = """
@@ -171,6 +174,44 @@ def test_what_the_server_gave_is_kept_and_not_asked_again(
     assert run(chat, "generate", args=f"num_concurrent: {concurrent}").returncode == 0
     assert len(chat_server.requests) - before == 2
     assert len(run.answers()) == 4
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_interrupt_keeps_answers_of_the_batch_and_waits_for_those_in_flight(
+    signals: int, run: Run, chat: str, chat_server: ChatServer
+) -> None:
+    chat_server.latency = uneven(0.3, 1.0)
+    suite = run.folder / "served.yaml"
+    text = SUITE.format(url=chat, backend="local-chat-completions", args="num_concurrent: 4")
+    suite.write_text(text.replace("limit: 2", "limit: 8"))
+    command = ("run", str(suite), "--output", str(run.folder / "out"), "--stage", "generate")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "personalitybench.cli", *command], cwd=run.folder, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while len(chat_server.requests) < 7 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if signals == 2:
+        chat_server.latency = 15.0
+        time.sleep(1.2)  # now all that is in flight takes long
+    process.send_signal(signal.SIGINT)
+    started = time.monotonic()
+    if signals == 2:
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130, told
+    assert "Traceback" not in told
+    assert "interrupted: what is finished is kept" in told
+    assert time.monotonic() - started < 10
+    in_flight = 4 if signals == 2 else 0
+    asked = len(chat_server.requests)
+    assert 7 <= asked < 16
+    assert len(run.answers()) == asked - in_flight
+    chat_server.latency = 0.0
+    assert run.command(*command).returncode == 0
+    assert len(chat_server.requests) == 16 + in_flight
+    assert len(run.answers()) == 16
 
 
 def test_dead_server_is_one_line(run: Run) -> None:

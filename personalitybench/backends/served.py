@@ -13,7 +13,7 @@ import logging
 import re
 import ssl
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -26,7 +26,9 @@ from personalitybench import completions
 from personalitybench.completions import NoAnswer
 from personalitybench.errors import ModelError
 from personalitybench.http_bodies import ENCODINGS, BoundedBody, UnreadableBodyError
+from personalitybench.interrupts import run_coroutine
 from personalitybench.network import check_network
+from personalitybench.workers import ANNOUNCED_WAIT, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,6 @@ _FAILED_IN_A_ROW = 3
 
 _SHORTEST_SECRET = 8
 _LONGEST_WAIT = 60.0  # seconds; lm-eval's own waits end at 10
-_ANNOUNCED_WAIT = 5.0
 _BLOCK = 1 << 16
 _FINISHED = {"end_turn": completions.WHOLE, "stop_sequence": completions.WHOLE, "max_tokens": completions.CUT_OFF}
 _CREDENTIALS = re.compile(r"('?(?:Authorization|x-api-key|api-key)'?\s*[:=]\s*)('[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE)
@@ -53,6 +54,22 @@ class ServedModelError(ModelError):
         super().__init__(text)
         self.answers = list(answers)
         self.fatal = fatal
+
+
+class InterruptedAnswersError(KeyboardInterrupt):
+    """Ctrl-C while a served model is asked.
+
+    Attributes:
+        answers: One for each request; None where there is none.
+    """
+
+    def __init__(self, answers: Sequence[str | None]) -> None:
+        super().__init__()
+        self.answers = list(answers)
+
+
+class _StoppedError(Exception):
+    """Other requests would fail, too."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +109,18 @@ class ServedModel(TemplateAPI):  # type: ignore[misc]  # lm-eval publishes no ty
 
         Raises:
             ServedModelError: Some have none: the server failed ``max_retries`` times, or can never answer.
+            InterruptedAnswersError: Ctrl-C was pressed. Replies in flight were waited for; a second Ctrl-C ends that.
         """
         payloads = [self._payload(*request.args[:2]) for request in requests]
         progress = _Progress([None] * len(payloads))
-        _run(self._ask_all(payloads, progress))
-        for request, answer in zip(requests, progress.answers, strict=True):
-            if answer is not None and not isinstance(answer, NoAnswer):
-                self.cache_hook.add_partial("generate_until", request.args[:2], answer)
+        try:
+            run_coroutine(self._ask_all(payloads, progress))
+        except KeyboardInterrupt:
+            raise InterruptedAnswersError(progress.answers) from None
+        finally:
+            for request, answer in zip(requests, progress.answers, strict=True):
+                if answer is not None and not isinstance(answer, NoAnswer):
+                    self.cache_hook.add_partial("generate_until", request.args[:2], answer)
         if progress.last is not None:
             tries = "" if progress.last.fatal else f" after {self.max_retries} tries"
             more = f" (and {progress.failures - 1} more)" if progress.failures > 1 else ""
@@ -145,35 +167,39 @@ class ServedModel(TemplateAPI):  # type: ignore[misc]  # lm-eval publishes no ty
             auto_decompress=False,
             trust_env=True,
         ) as session:
+            workers = Workers(_address(self.base_url), self.timeout)
 
             async def work() -> None:
-                for number, payload in numbered:
-                    outcome = await self._ask(session, payload, progress)
-                    if isinstance(outcome, Failure):
+                while not workers.stopping and (request := next(numbered, None)) is not None:
+                    number, payload = request
+                    outcome = await self._ask(session, payload, progress, workers)
+                    if not isinstance(outcome, Failure):
+                        progress.answers[number], progress.failed_in_a_row = outcome, 0
+                    elif not workers.stopping:
                         progress.last, progress.failures = outcome, progress.failures + 1
                         progress.failed_in_a_row += 1
-                        progress.stopped |= outcome.fatal or progress.failed_in_a_row >= _FAILED_IN_A_ROW
-                    else:
-                        progress.answers[number], progress.failed_in_a_row = outcome, 0
-                    if progress.stopped:
-                        return
+                        if outcome.fatal or progress.failed_in_a_row >= _FAILED_IN_A_ROW:
+                            progress.stopped = True
+                            raise _StoppedError
 
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(concurrency, len(payloads))):
-                    group.create_task(work())
+            with suppress(_StoppedError):
+                await workers.run(work, min(concurrency, len(payloads)))
 
-    async def _ask(self, session: Any, payload: Mapping[str, Any], progress: _Progress) -> str | Failure:
+    async def _ask(
+        self, session: Any, payload: Mapping[str, Any], progress: _Progress, workers: Workers
+    ) -> str | Failure:
         """Ask once, and again up to ``max_retries`` tries in all, with lm-eval's waits."""
         outcome: str | Failure = Failure("was never asked")
         for attempt in range(max(1, self.max_retries)):
             if isinstance(outcome, Failure) and attempt:
                 wait = min(_LONGEST_WAIT, max(outcome.wait, min(10.0, max(1.0, 0.5 * 2.0 ** (attempt - 1)))))
-                if wait > _ANNOUNCED_WAIT and outcome.detail not in progress.told:
+                if wait > ANNOUNCED_WAIT and outcome.detail not in progress.told:
                     progress.told.add(outcome.detail)
                     logger.warning("waiting %.0f s: %s %s", wait, _address(self.base_url), outcome.detail)
                 await asyncio.sleep(wait)
-            outcome = await self._try(session, payload)
-            if not isinstance(outcome, Failure) or outcome.fatal or progress.stopped:
+            with workers.in_flight():
+                outcome = await self._try(session, payload)
+            if not isinstance(outcome, Failure) or outcome.fatal or workers.stopping:
                 break
         return outcome
 
@@ -333,17 +359,6 @@ def _first_choice(value: Any) -> tuple[Mapping[str, Any], str]:
 def _address(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
-
-
-def _run(work: Any) -> None:
-    """Run a coroutine from code that is not asynchronous, also inside a running loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-        return
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(asyncio.run, work).result()
 
 
 @lru_cache(maxsize=1)

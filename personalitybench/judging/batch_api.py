@@ -16,9 +16,10 @@ from personalitybench.completions import dump
 from personalitybench.errors import JudgeError
 from personalitybench.http_bodies import UnreadableBodyError
 from personalitybench.judging.base import Unrated
-from personalitybench.judging.chat_client import ANNOUNCED_WAIT, ChatSettings, load_library
+from personalitybench.judging.chat_client import ChatSettings, load_library
 from personalitybench.judging.chat_outcomes import Again, read_error, read_json, read_status
 from personalitybench.judging.http_client import client, http_library
+from personalitybench.workers import ANNOUNCED_WAIT
 
 ENDPOINT = "/v1/chat/completions"
 WINDOW = "24h"

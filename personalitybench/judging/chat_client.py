@@ -23,14 +23,13 @@ from personalitybench.judging.base import Unrated
 from personalitybench.judging.chat_outcomes import Again, Reply, Server, read_body, read_error, read_status
 from personalitybench.judging.chat_window import Window
 from personalitybench.judging.http_client import async_client
+from personalitybench.workers import ANNOUNCED_WAIT, Workers
 
 __all__ = ["ChatClient", "ChatSettings", "Reply"]
 
 logger = logging.getLogger(__name__)
 
 OPENAI_URL = "https://api.openai.com/v1"
-ANNOUNCED_WAIT = 5.0
-"""Seconds after which a wait is announced."""
 
 Messages = Sequence[Mapping[str, str]]
 Done = Callable[[int, Reply | Unrated], None]
@@ -137,10 +136,9 @@ class ChatClient:
         self.settings = settings
         self.window = Window(settings.concurrency)
         self.requests = self.prompt_tokens = self.completion_tokens = 0
-        self._in_flight: set[asyncio.Task[Any] | None] = set()
-        self._stopping = False
         self._announced_until = 0.0
         self._server = settings.server()
+        self._workers = Workers(self._server.address, settings.timeout)
         self._openai = load_library()
         # Every try is ours: the library knows neither the window nor what an unreadable body is.
         self._api = self._openai.AsyncOpenAI(
@@ -193,23 +191,22 @@ class ChatClient:
                 await asyncio.sleep(pause)
             await admit(number)
             sent = await self.window.enter()
-            self._in_flight.add(asyncio.current_task())
             try:
-                outcome = await self._try(body)
+                with self._workers.in_flight():
+                    outcome = await self._try(body)
                 if isinstance(outcome, Again) and outcome.turned_away:
                     self.window.turned_away(sent, outcome.wait)
                     self._announce(self.window.pause, outcome)
                 elif isinstance(outcome, (Reply, Unrated)):
                     self.window.succeeded()
             finally:
-                self._in_flight.discard(asyncio.current_task())
                 self.window.leave()
             if isinstance(outcome, JudgeError):
                 raise outcome
             if not isinstance(outcome, Again):
                 return outcome
             last = outcome
-            if self._stopping:
+            if self._workers.stopping:
                 return Unrated(last.reason, last.detail)
         return Unrated(last.reason, f"after {self.settings.attempts} tries: {last.detail}")
 
@@ -231,44 +228,12 @@ class ChatClient:
             JudgeError: As :meth:`ask`. Errors of ``requests``, ``done`` and ``admit`` are raised, too; the first one.
         """
         numbered = iter(enumerate(requests))
-        workers = [
-            asyncio.create_task(self._work(numbered, done, more, admit)) for _ in range(self.settings.concurrency)
-        ]
-        finished: set[asyncio.Task[None]] = set()
-        try:
-            finished, _ = await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
-        finally:
-            await self._finish(workers)
-        for worker in finished:
-            worker.result()
+        await self._workers.run(lambda: self._work(numbered, done, more, admit), self.settings.concurrency)
 
     async def _work(self, numbered: Iterator[tuple[int, Messages]], done: Done, more: More, admit: Admit) -> None:
-        while not self._stopping and (request := next(numbered, None)) is not None:
+        while not self._workers.stopping and (request := next(numbered, None)) is not None:
             number, messages = request
             done(number, await self.ask(messages, more(number), admit, number))
-
-    async def _finish(self, workers: Iterable[asyncio.Task[None]]) -> None:
-        """End workers: at once those that have not sent, the others when their replies, which are paid, have come."""
-        self._stopping = True
-        pending = {worker for worker in workers if not worker.done()}
-        for worker in pending - self._in_flight:
-            worker.cancel()
-        try:
-            if pending:
-                _, pending = await asyncio.wait(pending, timeout=ANNOUNCED_WAIT)
-            if pending:
-                logger.warning(
-                    "waiting up to %.0f s for %d replies of %s that are in flight, and may be charged; Ctrl-C ends at "
-                    "once",
-                    max(0.0, self.settings.timeout - ANNOUNCED_WAIT),
-                    len(pending),
-                    self._server.address,
-                )
-                await asyncio.wait(pending)
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
 
     async def _try(self, body: Mapping[str, Any]) -> Reply | Unrated | Again | JudgeError:
         """Send once. Errors are returned: the library's hold the request with its headers, and must not be chained."""

@@ -13,13 +13,14 @@ from personalitybench.errors import JudgeError
 from personalitybench.judging.base import Unrated
 from personalitybench.judging.batch import WantedReply
 from personalitybench.judging.batch_results import to_store
-from personalitybench.judging.chat_client import ANNOUNCED_WAIT, ChatClient, ChatSettings, Reply
+from personalitybench.judging.chat_client import ChatClient, ChatSettings, Reply
 from personalitybench.judging.chat_keeping import Keeper, Patience
 from personalitybench.judging.chat_outcomes import LONGEST_WAIT
 from personalitybench.judging.claims import Claims
 from personalitybench.judging.paid import Spending
 from personalitybench.judging.prices import PriceTable, cost, estimate_tokens
 from personalitybench.judging.responses import ResponseStore, StoredResponse
+from personalitybench.workers import ANNOUNCED_WAIT
 
 logger = logging.getLogger(__name__)
 

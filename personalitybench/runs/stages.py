@@ -24,7 +24,7 @@ from personalitybench.backends.loading import (
     quiet_libraries,
 )
 from personalitybench.backends.needs import capabilities_for, check_needs
-from personalitybench.backends.served import ServedModel, ServedModelError
+from personalitybench.backends.served import InterruptedAnswersError, ServedModel, ServedModelError
 from personalitybench.backends.whole_answers import require_whole_answers, require_whole_prompts
 from personalitybench.completions import NoAnswer
 from personalitybench.errors import StorageError
@@ -375,12 +375,14 @@ class Run:
 
         Raises:
             ServedModelError: The server did not give some answers. Those that it gave are in the sheets.
+            InterruptedAnswersError: Ctrl-C was pressed; likewise.
         """
         done = {target: {row["id"] for row in sheet.lines.read()} for target, sheet in sheets.items()}
         batches = plan_batches(model, [request for _, request in requests], call.model.batch_size)
         finished = sum(map(len, done.values()))
         served = isinstance(model, ServedModel)
         failure: ServedModelError | None = None
+        interrupt: InterruptedAnswersError | None = None
         with self.progress.stage(name, self._title(call), total=len(requests), done=finished, unit="answers") as stage:
             for batch in batches:
                 asked = [requests[index] for index in batch]
@@ -393,6 +395,8 @@ class Run:
                         answers = model.generate_until([request for _, request in asked], disable_tqdm=True)
                 except ServedModelError as error:
                     failure, answers = error, error.answers
+                except InterruptedAnswersError as error:
+                    interrupt, answers = error, error.answers
                 rows: dict[Target, list[dict[str, Any]]] = {}
                 for (target, request), answer in zip(asked, answers, strict=True):
                     if request.doc["id"] not in done[target] and not (served and answer is None):
@@ -400,6 +404,8 @@ class Run:
                 for target, new in rows.items():
                     sheets[target].lines.append(new)
                 stage.advance(sum(map(len, rows.values())))
+                if interrupt is not None:
+                    raise interrupt
                 if failure is not None and failure.fatal:
                     break
             if failure is not None:
