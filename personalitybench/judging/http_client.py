@@ -24,30 +24,13 @@ def async_client(openai: ModuleType, timeout: float, url: str | None = None) -> 
         ConfigurationError: A proxy or certificate that the environment names cannot be used; ``url`` will be asked.
     """
     check_network("httpx", url)
-    http = http_library(openai)
-
-    class BoundedStream(http.AsyncByteStream):  # type: ignore[misc, name-defined]
-        def __init__(self, response: Any) -> None:
-            self._stream, self._body = response.stream, BoundedBody(response.headers.get("content-encoding", ""))
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            async for block in self._stream:
-                yield self._body.decode(block)
-
-        async def aclose(self) -> None:
-            await self._stream.aclose()
+    bounded = _stream_class(http_library(openai))
 
     async def bound(response: Any) -> None:
-        response.stream = BoundedStream(response)
-        response.headers.pop("content-encoding", None)
+        response.stream = bounded(response)
 
     with reporting_setup():
-        return openai.DefaultAsyncHttpxClient(
-            timeout=timeout,
-            follow_redirects=False,
-            headers={"accept-encoding": ENCODINGS},
-            event_hooks={"response": [bound]},
-        )
+        return openai.DefaultAsyncHttpxClient(**_options(timeout, bound))
 
 
 def client(openai: ModuleType, timeout: float, unbounded: str, url: str | None = None) -> Any:
@@ -57,28 +40,41 @@ def client(openai: ModuleType, timeout: float, unbounded: str, url: str | None =
         ConfigurationError: As for :func:`async_client`.
     """
     check_network("httpx", url)
-    http = http_library(openai)
+    bounded = _stream_class(http_library(openai))
 
-    class BoundedStream(http.SyncByteStream):  # type: ignore[misc, name-defined]
+    def bound(response: Any) -> None:
+        if not response.is_success or not response.request.url.path.endswith(unbounded):
+            response.stream = bounded(response)
+
+    with reporting_setup():
+        return openai.DefaultHttpxClient(**_options(timeout, bound))
+
+
+def _options(timeout: float, bound: Any) -> dict[str, Any]:
+    hooks = {"response": [bound]}
+    return {
+        "timeout": timeout, "follow_redirects": False, "headers": {"accept-encoding": ENCODINGS}, "event_hooks": hooks
+    }  # fmt: skip
+
+
+def _stream_class(http: Any) -> Any:
+    """Return the class of bodies that either kind of client reads up to the limit."""
+
+    class BoundedStream(http.AsyncByteStream, http.SyncByteStream):  # type: ignore[misc]
         def __init__(self, response: Any) -> None:
-            self._stream, self._body = response.stream, BoundedBody(response.headers.get("content-encoding", ""))
+            self._stream, self._body = response.stream, BoundedBody(response.headers.pop("content-encoding", ""))
 
         def __iter__(self) -> Iterator[bytes]:
-            for block in self._stream:
+            return map(self._body.decode, self._stream)
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for block in self._stream:
                 yield self._body.decode(block)
 
         def close(self) -> None:
             self._stream.close()
 
-    def bound(response: Any) -> None:
-        if not response.is_success or not response.request.url.path.endswith(unbounded):
-            response.stream = BoundedStream(response)
-            response.headers.pop("content-encoding", None)
+        async def aclose(self) -> None:
+            await self._stream.aclose()
 
-    with reporting_setup():
-        return openai.DefaultHttpxClient(
-            timeout=timeout,
-            follow_redirects=False,
-            headers={"accept-encoding": ENCODINGS},
-            event_hooks={"response": [bound]},
-        )
+    return BoundedStream
