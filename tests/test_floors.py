@@ -25,6 +25,7 @@ from personalitybench.judging import (
     RatingsReport,
     Unrated,
     Verdict,
+    attack_ratings,
     create_judge,
 )
 from personalitybench.judging.attack_ratings import AttackRatings
@@ -168,6 +169,20 @@ def test_two_at_once_ask_once() -> None:
     for thread in threads:
         thread.join()
     assert len(judge.asked) == 2 * 60
+
+
+@pytest.mark.usefixtures("cache")
+def test_wait_for_another_process_is_told_and_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(attack_ratings, "_WAIT", 0.1)
+    monkeypatch.setattr(attack_ratings, "_LONGEST_WAIT", 0.3)
+    first, second = AttackRatings(Gullible(), 1), AttackRatings(Gullible(), 1)
+    with first._alone(None), pytest.raises(StorageError, match=r"has rated the floors of judge .*: end it, then run"):
+        second.rate()
+    assert "waiting for another process that rates the floors" in caplog.text
+    second.rate()
+    assert second.read() is not None
 
 
 @pytest.mark.usefixtures("cache")

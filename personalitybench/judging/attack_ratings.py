@@ -11,6 +11,7 @@ weights never meet old ratings. Lines are appended as they come and survive a ki
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ from personalitybench.judging.base import (
     verdict_from_json,
 )
 
+logger = logging.getLogger(__name__)
+
 _WAIT = 5.0  # seconds in silence for another process that rates the same
+_LONGEST_WAIT = 7200.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -157,9 +161,15 @@ class AttackRatings:
             try:
                 lock.acquire(timeout=_WAIT)
             except Timeout:
-                if say is not None:
-                    say(f"waiting for another process that rates the floors of judge {self._judge.profile.id}")
-                lock.acquire()
+                (say or logger.warning)(
+                    f"waiting for another process that rates the floors of judge {self._judge.profile.id}"
+                )
+                lock.acquire(timeout=_LONGEST_WAIT)
+        except Timeout as error:
+            raise StorageError(
+                f"another process has rated the floors of judge {self._judge.profile.id} for "
+                f"{_LONGEST_WAIT / 3600:.0f} hours: end it, then run this again (it holds {lock.lock_file})"
+            ) from error
         except OSError as error:
             raise StorageError(f"cannot write {self._folder}: {error.strerror or error}") from error
         try:
