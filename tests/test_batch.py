@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("openai")
 
-from personalitybench.errors import JudgeError, JudgeModelError
-from personalitybench.judging import Rating, RatingRequest, Unrated, batch, batch_api, rate_all
+from personalitybench.errors import JudgeError, JudgeModelError, StorageError
+from personalitybench.judging import Rating, RatingRequest, Unrated, batch, batch_api, batch_journal, rate_all
 from personalitybench.judging.base import JudgeProfile
 from personalitybench.judging.batch import journal_folder
 from personalitybench.judging.batch_journal import Journal, Part
@@ -296,6 +296,16 @@ def test_waits_are_told_and_end(
     server.finish_soon("batch_1")
     judge().fetch_in_batches(items(2), told.append)
     assert set(server.paid.values()) == {1}
+
+
+def test_lock_of_another_process_is_waited_for_with_a_limit(
+    judge: Callable[..., ChatJudge], server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_journal, "_PATIENCE", 0.2)
+    journal = Journal(journal_folder(judge()._client))
+    with journal.alone(), pytest.raises(StorageError, match=r"another process has held .*writing requests of batches"):
+        judge().fetch_in_batches(items(2), lambda _: None)
+    assert not server.calls
 
 
 @pytest.mark.parametrize("endpoint", ["upload", "create", "retrieve", "content"])

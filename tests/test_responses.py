@@ -428,6 +428,14 @@ def test_wait_for_a_process_that_keeps_the_file_is_announced_and_ends(
     assert caplog.text.count("waiting up to 0 s for another process that writes") == 2
 
 
+def test_wait_to_open_the_file_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(responses, "_BUSY", 0.2)
+    path = tmp_path / "responses.db"
+    told = r"another process has held .*opening or renaming .*responses\.db"
+    with ResponseStore(path) as store, store._alone(), pytest.raises(StorageError, match=told):
+        ResponseStore(path)
+
+
 def test_a_full_disk_keeps_what_is_stored_and_goes_on_later(tmp_path: Path) -> None:
     path = tmp_path / "responses.db"
     responses = filled(path, 100)

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 from personalitybench.errors import StorageError
 from personalitybench.files import read_json, write_atomically, write_json
+from personalitybench.locks import hold_lock
 from personalitybench.outside_files import parse_json
 from personalitybench.validation import validate
 
@@ -189,13 +190,8 @@ class Journal:
         Raises:
             StorageError: Another one takes too long.
         """
-        try:
-            with _reporting(self.folder), FileLock(self.folder / ".plan.lock", timeout=_PATIENCE):
-                yield
-        except Timeout as error:
-            raise StorageError(
-                f"another process is writing requests in {self.folder}: wait for it, then run this again"
-            ) from error
+        with _reporting(self.folder), hold_lock(self.folder / ".plan.lock", "writing requests of batches", _PATIENCE):
+            yield
 
     @contextmanager
     def step(self, name: str) -> Iterator[bool]:

@@ -22,10 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from filelock import FileLock, Timeout
-
 from personalitybench.errors import StorageError
 from personalitybench.files import canonical_json
+from personalitybench.locks import hold_lock
 
 logger = logging.getLogger(__name__)
 
@@ -267,7 +266,7 @@ class ResponseStore:
     def _alone(self) -> Iterator[None]:
         """Keep other processes from opening, making or renaming the file meanwhile."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.parent / f".{self.path.name}.lock", timeout=_BUSY):
+        with hold_lock(self.path.parent / f".{self.path.name}.lock", f"opening or renaming {self.path}", _BUSY):
             yield
 
     @contextmanager
@@ -275,10 +274,6 @@ class ResponseStore:
         """Turn errors of the disk and of SQLite into ours."""
         try:
             yield
-        except Timeout as error:
-            raise StorageError(
-                f"another process keeps {self.path} for itself: wait for it, then run this again"
-            ) from error
         except (OSError, sqlite3.Error) as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                 raise StorageError(
