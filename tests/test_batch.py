@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -281,6 +283,19 @@ def test_a_server_that_falls_silent_is_waited_for_and_one_that_never_speaks_is_n
         judge(client=client | {"batch": {"poll": 0.01, "silence": 1e-6}}).fetch_in_batches(items(6), told.append)
     judge().fetch_in_batches(items(6), told.append)
     assert set(server.paid.values()) == {1}
+
+
+def test_what_is_being_asked_live_is_in_no_batch(judge: Callable[..., ChatJudge], server: BatchServer) -> None:
+    server.latency = 2.0
+    with ThreadPoolExecutor(1) as thread:
+        live = thread.submit(rate_all, judge(), items(5))
+        while len(server.requests) < 5:
+            time.sleep(0.01)
+        judge().fetch_in_batches(items(12), lambda _: None)
+        assert [each["request_counts"]["total"] for each in server.batches.values()] == [7]
+        assert rate_all(judge(), items(12)) == [RATED] * 12, "after a wait for what is asked live"
+        assert live.result() == [RATED] * 5
+    assert len(server.requests) == 5
 
 
 def test_waits_are_told_and_end(

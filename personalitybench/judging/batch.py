@@ -23,6 +23,7 @@ from personalitybench.judging.batch_api import ENDPOINT, BatchApi, Object, Silen
 from personalitybench.judging.batch_journal import Journal, Part, Request, request_line
 from personalitybench.judging.batch_results import BatchError, Results, find_hopeless, quote, read_errors
 from personalitybench.judging.chat_client import OPENAI_URL, ChatSettings
+from personalitybench.judging.claims import Claims
 from personalitybench.judging.paid import Spending
 from personalitybench.judging.prices import estimate_tokens
 from personalitybench.judging.responses import ResponseStore
@@ -288,9 +289,9 @@ class Batches:
         return self._journal.write(_seen(part.model_copy(update={"batch": batch["id"]}), batch))
 
     def _without_those_there(self, part: Part) -> Part:
-        """Take out of a part that was never sent what was asked live since it was written."""
+        """Take out of a part that was never sent what was, or is being, asked live since it was written."""
         keys = self._journal.keys(part.name)
-        there = self._store.whole(keys).keys()
+        there = keys - unclaimed(keys, self._store)
         if not there:
             return part
         if there == keys:
@@ -404,12 +405,18 @@ def under_way(settings: ChatSettings) -> set[str]:
 
 
 def absent(wanted: Iterable[WantedReply], store: ResponseStore) -> Iterator[WantedReply]:
-    """Pass over replies that are there, and all but the first of equal requests."""
+    """Pass over replies that are there or are being asked for live, and all but the first of equal requests."""
     seen: set[str] = set()
     rest = iter(wanted)
     while chunk := _take(rest, seen):
-        there = store.whole(chunk).keys()
-        yield from (each for key, each in chunk.items() if key not in there)
+        free = unclaimed(chunk, store)
+        yield from (each for key, each in chunk.items() if key in free)
+
+
+def unclaimed(keys: Iterable[str], store: ResponseStore) -> set[str]:
+    """Return the keys that have no whole reply and that nobody is asking for live."""
+    with Claims(store) as claims:
+        return claims.take(keys)
 
 
 def _take(rest: Iterator[WantedReply], seen: set[str]) -> dict[str, WantedReply]:

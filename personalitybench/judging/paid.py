@@ -70,11 +70,11 @@ class Spending:
 
     @property
     def waits_for_replies(self) -> bool:
-        """Whether single requests are in flight, of this judge or of those that share its budget."""
+        """True while single requests are in flight, of this judge or of those that share its budget."""
         return any(each.in_flight for each in (self, *self.beside))
 
     def allows(self, dollars: float) -> bool:
-        """Return whether a request that may cost so much keeps to the budget, whatever is sent already comes to."""
+        """Return True if a request of this cost fits into the budget, with everything that is sent already."""
         if self.budget is None:
             return True
         in_flight = sum(sum(list(each.in_flight.values())) for each in (self, *self.beside))

@@ -194,7 +194,7 @@ class ResponseStore:
                 with self._alone():
                     connection = self._open()
             try:
-                return self._patiently(operation, connection)
+                return self._run_when_free(operation, connection)
             except (_DamagedRowError, sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not _is_damage(error):
                     raise
@@ -205,8 +205,8 @@ class ResponseStore:
                     connection = self._open()
                 return operation(connection)
 
-    def _patiently(self, operation: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
-        """Run an operation; tell of a process that keeps the file for long."""
+    def _run_when_free(self, operation: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+        """Run an operation; announce a long wait for a process that writes to the file."""
         try:
             return operation(connection)
         except sqlite3.OperationalError as error:
