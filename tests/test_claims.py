@@ -90,6 +90,15 @@ def test_claims_outlive_a_damaged_store(store: ResponseStore) -> None:
     assert not list(store.path.parent.glob("*.damaged-*"))
 
 
+def test_lock_file_of_an_owner_that_was_killed_is_removed(store: ResponseStore) -> None:
+    (store.path.parent / ".replies.sqlite.claims-0123456789abcdef").touch()
+    with Claims(store) as living, Claims(store) as other:
+        assert living.take(KEYS[:1]) == set(KEYS[:1])
+        assert len(leftovers(store.path.parent)) == 1
+        assert other.take(KEYS) == set(KEYS[1:])
+        assert len(leftovers(store.path.parent)) == 2
+
+
 def test_two_processes_in_opposite_orders_pay_once(profile_file: Path, server: ChatServer) -> None:
     both = [start(profile_file, 1500), start(profile_file, 1500, "reversed")]
     for process in both:

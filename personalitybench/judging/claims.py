@@ -6,6 +6,7 @@ however it ends. So neither a reused process number nor a copied cache keeps a c
 
 from __future__ import annotations
 
+import glob
 import secrets
 import sqlite3
 from collections.abc import Collection, Iterable
@@ -83,8 +84,9 @@ class Claims:
             connection.execute(_TABLE)
             if not self._lock.is_locked:
                 self._lock.acquire()
-            for (owner,) in connection.execute("SELECT DISTINCT owner FROM claims").fetchall():
-                self._delete_if_gone(owner.decode("ascii", "replace"), connection)
+            recorded = connection.execute("SELECT DISTINCT owner FROM claims").fetchall()
+            for owner in {owner.decode("ascii", "replace") for (owner,) in recorded} | self._owners_with_files():
+                self._delete_if_gone(owner, connection)
             if by_force:
                 connection.executemany("DELETE FROM claims WHERE key = :key AND owner <> :owner", rows)
             connection.executemany(_CLAIM, rows)
@@ -108,6 +110,11 @@ class Claims:
                 return
             path.unlink(missing_ok=True)
         connection.execute("DELETE FROM claims WHERE owner = ?", (owner,))
+
+    def _owners_with_files(self) -> set[str]:
+        """Owners by their lock files: one that was killed in its first transaction has no row."""
+        pattern = glob.escape(self._lock_file("").name) + "*"
+        return {path.name.rpartition("-")[2] for path in self._store.path.parent.glob(pattern)}
 
     def _lock_file(self, owner: str) -> Path:
         return self._store.path.parent / f".{self._store.path.name}.claims-{owner}"
