@@ -50,8 +50,8 @@ class BatchServer(ChatServer):
     Attributes:
         plans: For the next batches; then :class:`Plan` as it is.
         mishaps: For the next requests of an endpoint: a :class:`Fault` of which ``lost`` does what it is asked, and
-            hangs up; ``stall`` never begins, ``cut`` ends in the
-            middle of a body, and ``empty-list`` is a list that comes late.
+            hangs up; ``stall`` never begins, ``cut`` ends in the middle of a body, ``drip`` comes byte by byte, and
+            ``empty-list`` is a list that comes late.
         calls: How often each endpoint was asked.
         files, batches: By id.
         paid: How often the model wrote something for a key in a batch.
@@ -103,6 +103,12 @@ class BatchServer(ChatServer):
                 writer.write(f"HTTP/1.1 200 Scripted\r\nContent-Length: {len(body)}\r\n\r\n".encode())
                 writer.write(body[: len(body) // 2])
                 await writer.drain()
+            case "drip":
+                writer.write(b"HTTP/1.1 200 Scripted\r\nContent-Length: 1000000\r\n\r\n")
+                for _ in range(int(fault.seconds / 0.05)):
+                    writer.write(b" ")
+                    await writer.drain()
+                    await asyncio.sleep(0.05)
             case "stall":
                 await asyncio.sleep(fault.seconds)
             case "lost" | "hang-up":
@@ -110,7 +116,7 @@ class BatchServer(ChatServer):
             case status_of_fault:
                 error = {"error": {"message": fault.message, "type": "scripted", "code": fault.code}}
                 await _send(writer, int(status_of_fault), json.dumps(error).encode(), fault.headers)
-        return fault is None or fault.kind not in {"cut", "stall", "lost", "hang-up"}
+        return fault is None or fault.kind not in {"cut", "drip", "stall", "lost", "hang-up"}
 
     def _do(
         self, endpoint: str, argument: str, raw: bytes, headers: Mapping[str, str], query: Mapping[str, list[str]]

@@ -24,6 +24,7 @@ from personalitybench.judging.chat_client import ChatSettings
 from personalitybench.judging.chat_judge import ChatJudge, store_path
 from personalitybench.judging.prices import Price
 from personalitybench.judging.responses import ResponseStore, StoredResponse
+from personalitybench.transfers import Limits
 from tests.batch_server import BatchServer, Plan
 from tests.chat_server import Fault
 from tests.killed_judge import items
@@ -311,6 +312,22 @@ def test_waits_are_told_and_end(
     server.finish_soon("batch_1")
     judge().fetch_in_batches(items(2), told.append)
     assert set(server.paid.values()) == {1}
+
+
+@pytest.mark.parametrize("endpoint", ["upload", "create", "retrieve", "content"])
+def test_body_that_comes_byte_by_byte_is_left(
+    endpoint: str, judge: Callable[..., ChatJudge], server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_api, "_FILE_LIMITS", Limits(window=0.3))
+    monkeypatch.setattr(batch_api, "ANNOUNCED_WAIT", 0.1)
+    server.mishaps[endpoint] = deque_of(Fault("drip", seconds=20.0))
+    told: list[str] = []
+    started = time.monotonic()
+    judge(client={"timeout": 0.5, "attempts": 3, "batch": {"poll": 0.01}}).fetch_in_batches(items(3), told.append)
+    assert time.monotonic() - started < 10
+    assert any("reading file file-2 of the server: 0.0 MB so far" in line for line in told) == (endpoint == "content")
+    assert set(server.paid.values()) == {1}
+    assert len(server.batches) == 1
 
 
 def test_lock_of_another_process_is_waited_for_with_a_limit(

@@ -19,6 +19,7 @@ from personalitybench.judging.base import Unrated
 from personalitybench.judging.chat_client import ChatSettings, load_library
 from personalitybench.judging.chat_outcomes import Again, read_error, read_json, read_status
 from personalitybench.judging.http_client import client, http_library
+from personalitybench.transfers import Limits, RateMonitor, SlowTransferError
 from personalitybench.workers import ANNOUNCED_WAIT
 
 ENDPOINT = "/v1/chat/completions"
@@ -33,6 +34,8 @@ _PAGE = 100  # batches that are listed at a time: the API's limit
 _CLOCKS_DIFFER = 86_400.0  # seconds between this machine's clock and the server's at most
 _LONGEST_BACKOFF = 16  # times the first one
 _LONGEST_PARTIAL = 64 * 1024 * 1024  # bytes without an end of line: no line of a batch's output is that long
+_FILE_LIMITS = Limits(total=4 * 3600.0)
+_FILE_LINES = 30.0  # seconds between two lines that tell how far a file is
 _NO_BATCHES = frozenset({404, 405, 501})
 _jitter = secrets.SystemRandom()
 
@@ -157,8 +160,20 @@ class BatchApi:
 
     def _stream(self, file: str, take: Callable[[bytes], None]) -> None:
         with self._api.files.with_streaming_response.content(file) as response:
-            for line in _lines(response.iter_bytes()):
+            for line in _lines(self._watched(file, response.iter_bytes())):
                 take(line)
+
+    def _watched(self, file: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield blocks of a file; tell how far it is, and end a file that hardly comes."""
+        monitor = RateMonitor(f"{self.server.address}, file {file},", _FILE_LIMITS, "it is read again")
+        received, told = 0, ANNOUNCED_WAIT
+        for block in blocks:
+            received += len(block)
+            monitor.check(received)
+            if monitor.seconds > told:
+                told = monitor.seconds + _FILE_LINES
+                self._say(f"reading file {file} of the server: {received / 1e6:.1f} MB so far ({_FILE_LIMITS})")
+            yield block
 
     def _find(self, tag: str, since: float) -> list[Object]:
         """Batches with a tag, the oldest first."""
@@ -223,7 +238,7 @@ class BatchApi:
             return send()
         except self._openai.APITimeoutError:
             return Again("unreachable", f"no reply within {self._settings.timeout:g} s")
-        except UnreadableBodyError as error:
+        except (UnreadableBodyError, SlowTransferError) as error:
             return Again("not-text", str(error))
         except self._openai.APIStatusError as error:
             outcome = read_status(

@@ -1,13 +1,14 @@
-"""Clients of openai's HTTP library that follow no redirect and read bodies up to a limit."""
+"""Clients of openai's HTTP library that follow no redirect and read bodies up to a limit of bytes and time."""
 
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import AsyncIterator, Iterator
 from types import ModuleType
 from typing import Any
 
-from personalitybench.http_bodies import ENCODINGS, BoundedBody
+from personalitybench.http_bodies import ENCODINGS, BoundedBody, UnreadableBodyError
 from personalitybench.network import check_network, reporting_setup
 
 
@@ -24,7 +25,7 @@ def async_client(openai: ModuleType, timeout: float, url: str | None = None) -> 
         ConfigurationError: A proxy or certificate that the environment names cannot be used; ``url`` will be asked.
     """
     check_network("httpx", url)
-    bounded = _stream_class(http_library(openai))
+    bounded = _stream_class(http_library(openai), timeout)
 
     async def bound(response: Any) -> None:
         response.stream = bounded(response)
@@ -40,7 +41,7 @@ def client(openai: ModuleType, timeout: float, unbounded: str, url: str | None =
         ConfigurationError: As for :func:`async_client`.
     """
     check_network("httpx", url)
-    bounded = _stream_class(http_library(openai))
+    bounded = _stream_class(http_library(openai), timeout)
 
     def bound(response: Any) -> None:
         if not response.is_success or not response.request.url.path.endswith(unbounded):
@@ -57,15 +58,19 @@ def _options(timeout: float, bound: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _stream_class(http: Any) -> Any:
+def _stream_class(http: Any, timeout: float) -> Any:
     """Return the class of bodies that either kind of client reads up to the limit."""
 
     class BoundedStream(http.AsyncByteStream, http.SyncByteStream):  # type: ignore[misc]
         def __init__(self, response: Any) -> None:
             self._stream, self._body = response.stream, BoundedBody(response.headers.pop("content-encoding", ""))
+            self._end = time.monotonic() + timeout
 
         def __iter__(self) -> Iterator[bytes]:
-            return map(self._body.decode, self._stream)
+            for block in self._stream:
+                if time.monotonic() > self._end:
+                    raise UnreadableBodyError(f"the body took more than {timeout:g} s")
+                yield self._body.decode(block)
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
             async for block in self._stream:
