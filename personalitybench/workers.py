@@ -51,6 +51,7 @@ class Workers:
         The first error, or a cancellation, ends them in order: at once those that have no request in flight, the others
         when they have dealt with the reply. A cancellation meanwhile ends them all at once.
         """
+        self.stopping = False
         workers = [asyncio.create_task(work()) for _ in range(count)]
         finished: set[asyncio.Task[None]] = set()
         try:
