@@ -33,7 +33,7 @@ def refuse_secrets(arguments: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: One is a secret; the text names it, never its value.
     """
-    for path, value in _leaves(arguments):
+    for path, value in leaves(arguments):
         if any(is_secret(name) for name in path) and value is not None and not isinstance(value, bool):
             raise ValueError(
                 f"{'.'.join(path)!r} is a secret, and settings are written to results: leave it out and set an "
@@ -79,7 +79,7 @@ def refuse_remote_code(arguments: Mapping[str, Any], where: str) -> None:
     """
     if is_remote_code_allowed():
         return
-    for path, value in _leaves(arguments):
+    for path, value in leaves(arguments):
         if any(map(_CODE_NAMES.fullmatch, path)) and str(value).lower() not in OFF:
             runs = "runs code of the model's folder"
         elif str(value).lower() in _PICKLED.get(path[-1], ()):
@@ -91,13 +91,14 @@ def refuse_remote_code(arguments: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the values of nested mappings and lists that are neither, each with its path."""
     if isinstance(value, Mapping):
         for name, part in value.items():
-            yield from _leaves(part, (*path, str(name)))
+            yield from leaves(part, (*path, str(name)))
     elif isinstance(value, list | tuple):
         for number, part in enumerate(value):
-            yield from _leaves(part, (*path, str(number)))
+            yield from leaves(part, (*path, str(number)))
     elif path:
         yield path, value
 

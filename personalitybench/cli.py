@@ -17,7 +17,7 @@ from personalitybench.errors import ConfigurationError
 from personalitybench.failures import DEFECT, describe_failure, format_traceback, is_from_console, wants_traceback
 from personalitybench.interrupts import INTERRUPTED, resumable
 from personalitybench.neurons.commands import neurons_app
-from personalitybench.options import Budget, Calibrations, DryRun, TrustRemoteCode
+from personalitybench.options import AllowHost, Budget, Calibrations, DryRun, TrustRemoteCode
 from personalitybench.outside_text import echo, echo_path, prepare_output, single_line
 from personalitybench.runs.judges_commands import judges_app
 from personalitybench.streams import (
@@ -141,6 +141,7 @@ def run(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON.")] = False,
     trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
+    allow_host: AllowHost = None,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Run a suite: answers, ratings, leaderboard. Interrupt it when you like; the same command resumes.
 
@@ -189,6 +190,7 @@ def judge(
     ] = None,
     calibration: Calibrations = None,
     trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
+    allow_host: AllowHost = None,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Have saved answers rated by a judge, and make its board; the model that wrote them is not needed.
 
@@ -237,6 +239,7 @@ def fit(
     prompts: Annotated[str, typer.Option(help="Wording: project or official.")] = "project",
     seed: Annotated[int, typer.Option(help="Seed of everything that is drawn.")] = 0,
     trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
+    allow_host: AllowHost = None,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Fit a method to a model, once: find NPTI's neurons, say. A suite finds what is fitted; interrupt and resume."""
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -294,8 +297,12 @@ def model(
     context_settings=LM_EVAL_CONTEXT,
     epilog="Example: `personalitybench lm-eval --tasks personalitybench --model hf --model_args pretrained=...`",
 )
-def lm_eval(context: typer.Context) -> None:
-    """Run lm-eval's own command line with our tasks registered; all arguments are lm-eval's."""
+def lm_eval(
+    context: typer.Context,
+    *,
+    allow_host: AllowHost = None,  # noqa: ARG001 (its callback acts)
+) -> None:
+    """Run lm-eval's own command line with our tasks registered; all arguments but `--allow-host` are lm-eval's."""
     from personalitybench.lm_eval_entry import run_lm_eval  # noqa: PLC0415
 
     run_lm_eval(context.args)
@@ -314,12 +321,14 @@ def install_tasks(
 @boards_app.command("from-lm-eval")
 def board_from_lm_eval(
     folders: Annotated[list[Path], typer.Argument(help="Folders given to lm_eval as --output_path.")],
+    *,
     output: Annotated[Path, typer.Option(help="Folder for the board.")] = Path("board"),
     name: Annotated[str, typer.Option(help="Name of the board.")] = "lm-eval",
     floors: Annotated[
         bool, typer.Option(help="Floors: what the judge gives to answers that show no trait; rated once on a machine.")
     ] = True,
     calibration: Calibrations = None,
+    allow_host: AllowHost = None,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Make a board of each judge from lm-eval's results and samples (`--output_path ... --log_samples`)."""
     from personalitybench.runs.boards import publish  # noqa: PLC0415

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from personalitybench.argument_policy import redact, refuse_secrets
 from personalitybench.errors import ConfigurationError
+from personalitybench.host_policy import allow_hosts_of
 from personalitybench.outside_files import UnreadableError, parse_yaml, require_json_values
 from personalitybench.remote_code import allow_remote_code
 
@@ -57,7 +58,7 @@ def parse_pairs(pairs: Sequence[str], option: str) -> dict[str, Any]:
 
 
 def parse_model_arguments(text: str) -> dict[str, Any]:
-    """Read ``--model-args name=value,name=value``; ``trust_remote_code=true`` in it is the user's word.
+    """Read ``--model-args name=value,name=value``; ``trust_remote_code=true`` and hosts in it are the user's word.
 
     Raises:
         ConfigurationError: As :func:`parse_pairs`, or an argument is a secret.
@@ -69,6 +70,7 @@ def parse_model_arguments(text: str) -> dict[str, Any]:
         raise ConfigurationError(f"--model-args: {error}") from error
     if arguments.get("trust_remote_code") is True:
         allow_remote_code()
+    allow_hosts_of(arguments)
     return arguments
 
 

@@ -19,6 +19,7 @@ from personalitybench.argument_policy import redact, refuse_remote_code
 from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VLLM
 from personalitybench.backends.whole_answers import require_whole_answers
 from personalitybench.errors import ModelError
+from personalitybench.host_policy import refuse_unnamed_hosts
 from personalitybench.models import resolve_model
 from personalitybench.versions import drift_error, import_failure, warn_of_untried_versions
 
@@ -62,11 +63,13 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
         device: Torch device, or None for the default.
 
     Raises:
-        ConfigurationError: It would run code of the model's folder, which the user did not allow.
+        ConfigurationError: It would run code of the model's folder, or send to a host, which the user did not allow.
         ModelError: No such type, or it cannot be loaded.
         MissingDependencyError: A package is missing.
     """
-    refuse_remote_code(args, f"model {args.get('pretrained', args.get('model', backend))}")
+    where = f"model {args.get('pretrained', args.get('model', backend))}"
+    refuse_remote_code(args, where)
+    refuse_unnamed_hosts(args, where, "prompts", provider=backend)
     warn_of_untried_versions()
     with quiet_libraries():
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalitybench.options import TrustRemoteCode
+from personalitybench.options import AllowHost, TrustRemoteCode
 from personalitybench.outside_text import echo
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def check(
     keep_going: Annotated[bool, typer.Option("--keep-going", help="After a failure, check what is left.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
+    allow_host: AllowHost = None,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Check that a method keeps the contract. Exit status 1 if it does not, 2 if it could not be asked to.
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from personalitybench.argument_policy import Arguments, refuse_remote_code
 from personalitybench.errors import ConfigurationError, PersonalityBenchError, unknown_name
 from personalitybench.files import content_hash, is_file, named_folder
+from personalitybench.host_policy import OPENAI_KEY, refuse_unnamed_hosts
 from personalitybench.interrupts import run_coroutine
 from personalitybench.outside_files import load_yaml
 from personalitybench.registry import Registry
@@ -296,12 +297,18 @@ def create_judge(name: str) -> Judge:
     """Build a judge by the id of its profile; the same judge (with its loaded model) for the same name.
 
     Raises:
-        ConfigurationError: No such judge, its profile is wrong, or it runs code that the user did not allow.
+        ConfigurationError: No such judge, its profile is wrong, or it runs code or sends to hosts that the user did not
+            allow.
     """
     profile = load_profile(name)
     if warning := profile.warning(dt.datetime.now(dt.UTC).date()):
         logger.warning(warning)
-    refuse_remote_code(profile.settings | profile.client, f"judge profile {profile.id!r}")
+    settings = profile.settings | profile.client
+    where = f"judge profile {name if is_profile_file(name) else repr(profile.id)}"
+    refuse_remote_code(settings, where)
+    provider = str(settings.get("backend", profile.provider))
+    key = str(settings.get("api_key_env", OPENAI_KEY))
+    refuse_unnamed_hosts(settings, where, "questions, answers", provider=provider, key=key)
     return judges.get(profile.provider)(profile)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from personalitybench.interrupts import resumable
-from personalitybench.options import Answers, Budget, DryRun, People, Sample, TrustRemoteCode
+from personalitybench.options import AllowHost, Answers, Budget, DryRun, People, Sample, TrustRemoteCode
 
 judges_app = typer.Typer(
     invoke_without_command=True,
@@ -63,6 +63,7 @@ def compare(
     budget: Budget = None,
     dry_run: DryRun = False,
     trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
+    allow_host: AllowHost = None,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Find out how far judges agree on the same answers; with people, and each with itself.
 
@@ -102,6 +103,7 @@ def attack(
     budget: Budget = None,
     dry_run: DryRun = False,
     trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
+    allow_host: AllowHost = None,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Show how each judge fares on answers that try to take it in.
 
@@ -137,6 +139,7 @@ def calibrate(
     budget: Budget = None,
     dry_run: DryRun = False,
     trust_remote_code: TrustRemoteCode = False,  # noqa: ARG001 (its callback acts)
+    allow_host: AllowHost = None,  # noqa: ARG001 (its callback acts)
 ) -> None:
     """Fit a monotone map from a judge's ratings to a reference's, and report its error on questions it did not see.
 

@@ -6,6 +6,7 @@ Nothing is fetched, loaded, fitted, asked or written. Figures are upper bounds: 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +15,8 @@ from rich.console import Console
 from personalitybench.backends.loading import LOCAL_BACKENDS
 from personalitybench.costs import FitPlan
 from personalitybench.dry import dry_run
+from personalitybench.errors import NotHereError
+from personalitybench.judging import create_judge
 from personalitybench.runs.call_folders import CallFolders
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.plan_calls import PlannedCall, can_name, plan_calls
@@ -148,6 +151,9 @@ def make_plan(
         wording, same_wording = planning_wording(suite)
         folders = CallFolders(suite, Run(suite, folder, _silent()).store, source, wording)
         run = Run(suite, folder, _silent(), folders)
+        for judge in suite.judges:
+            with suppress(NotHereError):  # the paper's rubric, which is fetched on first use
+                create_judge(judge)
         run.check_methods()
         models = {spec.model_dump_json(): PlannedModel(spec) for spec in suite.models}
         calls = plan_calls(folders, _calls(run, models, same_wording=same_wording), models, same_wording=same_wording)

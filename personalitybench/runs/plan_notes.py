@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from personalitybench.host_policy import destinations
+from personalitybench.judging.base import load_profile
 from personalitybench.runs.call_folders import CallFolders
 from personalitybench.runs.plan_calls import can_name
 from personalitybench.runs.plan_data import HOW_TO_GET
@@ -32,7 +34,7 @@ def plan_notes(
         missing: Official data that stand-ins took the place of.
         same_wording: Whether the wording is that of the run.
     """
-    notes = []
+    notes = [*_hosts(models, judges)]
     for model in models:
         if model.missing:
             known = same_wording and can_name(folders, model)
@@ -71,3 +73,20 @@ def plan_notes(
             f"each answer is rated {RATINGS} times; one that is not there yet is taken to be as long as it may be"
         )
     return notes
+
+
+def _hosts(models: Collection[PlannedModel], judges: Sequence[PlannedJudge]) -> Iterator[str]:
+    """Say which hosts get prompts and answers."""
+    for model in models:
+        spec = model.spec
+        for host in sorted({each.host for each in destinations(spec.args, spec.backend)}):
+            yield f"prompts of {spec.name} go to {host}"
+    names = [judge.name for judge in judges]
+    for name in names:
+        profile = load_profile(name)
+        if profile.provider == "panel":
+            names += [member for member in profile.settings["judges"] if member not in names]
+            continue
+        provider = str(profile.settings.get("backend", profile.provider))
+        for host in sorted({each.host for each in destinations(profile.settings | profile.client, provider)}):
+            yield f"answers go to {host} (judge {profile.id})"

@@ -29,6 +29,7 @@ from personalitybench.backends.whole_answers import require_whole_answers, requi
 from personalitybench.completions import NoAnswer
 from personalitybench.errors import StorageError
 from personalitybench.files import Sheet, refuse_non_folder, sweep
+from personalitybench.host_policy import refuse_unnamed_hosts
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
 from personalitybench.judging.agreement.calibration import Calibration
 from personalitybench.judging.base import MAY_PASS, count_models
@@ -104,7 +105,9 @@ class Run:
     def check_methods(self) -> None:
         """The part of :meth:`check` that concerns models and methods, and what is there twice."""
         for model in self.suite.models:
-            refuse_remote_code(model.args, f"suite {self.suite.name}, model {model.name}")
+            where = f"{self.suite.where}, model {model.name}"
+            refuse_remote_code(model.args, where)
+            refuse_unnamed_hosts({"name": model.name, **model.args}, where, "prompts", provider=model.backend)
         for call in self.suite.calls():
             strengths = [strength_for(call.strength, target) for target in self.targets]
             method = create_method(call.method.name, call.method.settings, self.calls.context(call.seed), strengths[0])

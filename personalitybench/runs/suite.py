@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from personalitybench.argument_policy import Arguments
 from personalitybench.errors import ConfigurationError
@@ -143,6 +143,12 @@ class Suite(_Part):
     tuning: TuningSpec = Field(default=TuningSpec(), validate_default=True)
     protocol: ProtocolSpec = ProtocolSpec()
     floors: bool = True
+    _file: Path | None = PrivateAttr(default=None)
+
+    @property
+    def where(self) -> str:
+        """The suite by its file, for errors."""
+        return f"suite {self._file or self.name}"
 
     @field_validator("models", "methods", mode="before")
     @classmethod
@@ -298,5 +304,6 @@ def load_suite(path_or_name: str) -> Suite:
             raise ConfigurationError(f"suite {path_or_name} does not exist: name a YAML file, or one of ours ({known})")
         path = own
     suite = validate(Suite, load_yaml(path, "suite"), f"suite {path}")
+    suite._file = path
     suite.parsed_targets()
     return suite
