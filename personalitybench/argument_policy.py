@@ -21,10 +21,18 @@ _SECRET = re.compile(
     r"|passwd|passphrase|secret|credentials?|headers?|authorization|cookies?)|token|key|bearer|auth",
 )
 _SECRET_IN_TEXT = re.compile(r"(?i)\b([\w-]*(?:token|key|password|secret|authorization|cookie)\s*[=:]\s*)[^\s,}]+")
+_NAMED_IN_TEXT = re.compile(r"([\w-]+)[\"']?\s*[=:]\s*[\"']?(?!(?:true|false|none|null)\b)[^\s,}\"']", re.IGNORECASE)
+_CREDENTIALS_IN_TEXT = re.compile(r"://[^/\s@]*:[^/\s@]*@")
 _CODE_NAMES = re.compile(
     r"trust_remote_code|(?:worker|worker_extension|scheduler)_cls|logits_processors?|custom_pipeline|.*_plugin"
 )
 _PICKLED = {"load_format": {"pt", "npcache"}, "weights_only": {"false"}, "use_safetensors": {"false"}}
+
+
+_USE_VARIABLE = (
+    "is a secret, and settings are written to results: leave it out and set an environment variable: HF_TOKEN for the "
+    "hub, OPENAI_API_KEY for a server"
+)
 
 
 def refuse_secrets(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -35,16 +43,26 @@ def refuse_secrets(arguments: dict[str, Any]) -> dict[str, Any]:
     """
     for path, value in leaves(arguments):
         if any(is_secret(name) for name in path) and value is not None and not isinstance(value, bool):
-            raise ValueError(
-                f"{'.'.join(path)!r} is a secret, and settings are written to results: leave it out and set an "
-                "environment variable: HF_TOKEN for the hub, OPENAI_API_KEY for a server"
-            )
+            raise ValueError(f"{'.'.join(path)!r} {_USE_VARIABLE}")
         if isinstance(value, str) and _is_address_with_secret(value):
             raise ValueError(
                 f"{'.'.join(path)!r} is an address with a key or password in it, and settings are written to results: "
                 "leave that out and set the environment variable OPENAI_API_KEY"
             )
     return arguments
+
+
+def refuse_secrets_in_text(text: str, option: str) -> None:
+    """Refuse arguments as text in any form (``name=value``, JSON) that hold a secret by name.
+
+    Raises:
+        ConfigurationError: One is a secret; the text names it, never its value.
+    """
+    for name in _NAMED_IN_TEXT.findall(text):
+        if is_secret(name):
+            raise ConfigurationError(f"{option}: {name!r} {_USE_VARIABLE}")
+    if _CREDENTIALS_IN_TEXT.search(text):
+        raise ConfigurationError(f"{option}: an address with a password {_USE_VARIABLE}")
 
 
 Arguments = Annotated[dict[str, Any], AfterValidator(require_json_values), AfterValidator(refuse_secrets)]

@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from personalitybench.errors import ConfigurationError
+from personalitybench.task_options import ANSWER_CACHE
 from personalitybench.versions import drift_error
 
 try:
@@ -27,6 +29,7 @@ __all__ = [
     "first_request",
     "generation_settings",
     "generation_task",
+    "refuse_answer_cache",
     "register_filter",
 ]
 
@@ -88,6 +91,19 @@ def bound_model(chat_template: Any) -> Any:
     if model is None:
         raise drift_error("lm_eval", "passes a chat template that is no method of its model, so the model is not known")
     return model
+
+
+def refuse_answer_cache(model: Any) -> None:
+    """Refuse lm-eval's cache of answers: its keys hold prompts and sampling, not the model.
+
+    Args:
+        model: The model, or None where it is not known.
+
+    Raises:
+        ConfigurationError: The cache is on.
+    """
+    if getattr(getattr(model, "cache_hook", None), "dbdict", None) is not None:
+        raise ConfigurationError(ANSWER_CACHE)
 
 
 def filter_step(function: str, **arguments: Any) -> dict[str, Any]:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from personalitybench.argument_policy import refuse_secrets_in_text
 from personalitybench.backends.needs import MODEL_TYPES
 from personalitybench.errors import ConfigurationError, StorageError
 from personalitybench.files import sha256_file
 from personalitybench.resources import bundled
+from personalitybench.task_options import ANSWER_CACHE
 from personalitybench.versions import import_failure
 
 _FOLDER = "personalitybench"
@@ -26,9 +28,15 @@ def run_lm_eval(arguments: Sequence[str]) -> None:
     """Run ``lm_eval`` in this process with ``--include_path`` set to our tasks.
 
     Raises:
-        ConfigurationError: ``--include_path`` was given: lm-eval takes one.
+        ConfigurationError: ``--include_path`` was given: lm-eval takes one. An argument is a secret, or lm-eval's cache
+            of answers is on.
     """
     given = list(arguments)
+    for option, short in (("--model_args", "-a"), ("--metadata", "")):
+        for text in _values(given, option, short):
+            refuse_secrets_in_text(text, option)
+    if any(_values(given, "--use_cache", "-c")):
+        raise ConfigurationError(ANSWER_CACHE)
     if any(argument.split("=")[0] == "--include_path" for argument in given):
         raise ConfigurationError(
             "personalitybench lm-eval sets --include_path itself and lm-eval takes one: for tasks of your own use "
@@ -51,6 +59,22 @@ def run_lm_eval(arguments: Sequence[str]) -> None:
     evaluating = "--tasks" in given or any(argument.startswith("--tasks=") for argument in given)
     sys.argv = ["lm_eval", *given, *(["--include_path", str(bundled("tasks"))] if evaluating else [])]
     cli_evaluate()
+
+
+def _values(arguments: Sequence[str], option: str, short: str) -> Iterator[str]:
+    """Yield the values of an option of lm-eval, which may be shortened as argparse allows."""
+    least = len(option.partition("_")[0]) + 2  # '--model_a', as '--model' is another option
+    reading = False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if reading and not argument.startswith("-"):
+            yield argument
+            continue
+        reading = name in {option, short} or (len(name) >= least and option.startswith(name))
+        if reading and equals:
+            yield value
+        elif short and argument.startswith(short) and not argument.startswith("--") and argument != short:
+            yield argument.removeprefix(short)
 
 
 def lm_eval_tasks_folder() -> Path:

@@ -8,10 +8,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from personalitybench.argument_policy import refuse_secrets
 from personalitybench.errors import ConfigurationError
 from personalitybench.questions import Half
 from personalitybench.strengths import ChosenOn, Strength
 from personalitybench.validation import validate
+
+ANSWER_CACHE = (
+    "lm-eval's cache of answers does not know the model, so it would return answers of another one: remove "
+    "--use_cache; 'personalitybench run' resumes without it"
+)
 
 
 class TaskOptions(BaseModel):
@@ -66,8 +72,13 @@ class TaskOptions(BaseModel):
         """Pick our keys out of lm-eval's metadata, which also holds the model arguments.
 
         Raises:
-            ConfigurationError: A value is wrong, or a key looks like a misspelt one of ours.
+            ConfigurationError: A value is wrong, a key looks like a misspelt one of ours, or an argument of the model
+                is a secret: lm-eval writes all of them to its results.
         """
+        try:
+            refuse_secrets(dict(metadata))
+        except ValueError as error:
+            raise ConfigurationError(f"--model_args: {error}") from None
         known = {key: metadata[key] for key in cls.model_fields if key in metadata}
         for key in metadata.keys() - known.keys():
             near = difflib.get_close_matches(key, cls.model_fields, n=1, cutoff=0.8)

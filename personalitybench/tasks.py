@@ -36,6 +36,7 @@ from personalitybench.lm_eval_compat import (
     filtered_record,
     first_request,
     generation_settings,
+    refuse_answer_cache,
     register_filter,
 )
 from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, create_method
@@ -142,7 +143,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         """Build the requests, without the settings that the model's interface refuses.
 
         Raises:
-            ConfigurationError: lm-eval's request cache or its examples are on, a prompt is too long, or the method
+            ConfigurationError: One of lm-eval's caches or its examples are on, a prompt is too long, or the method
                 needs to see the model and cannot.
             NeedsNotMetError: The model cannot serve the method.
         """
@@ -156,6 +157,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
                 "examples"
             )
         self._model = bound_model(chat_template)
+        refuse_answer_cache(self._model)
         if self.method.needs and self._model is None:
             raise ConfigurationError(
                 f"method {self.options.method!r} needs {' and '.join(sorted(self.method.needs))}, and lm-eval says "

@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -204,6 +205,37 @@ def test_build_all_requests_with_the_request_cache_is_refused() -> None:
     (task,) = load("personalitybench_openness_low", judge=None).values()
     with pytest.raises(ConfigurationError, match="remove --cache_requests"):
         task.build_all_requests(limit=1, cache_requests=True)
+
+
+def test_the_cache_of_answers_is_refused(tmp_path: Path) -> None:
+    """lm-eval's key of an answer is its prompt and sampling: another model would get the first one's answers."""
+    from lm_eval.api.model import CachingLM
+
+    (task,) = load("personalitybench_openness_low", judge=None).values()
+    cached = CachingLM(ChatModel(), str(tmp_path / "answers.db"))
+    with pytest.raises(ConfigurationError, match="remove --use_cache"):
+        task.build_all_requests(limit=1, apply_chat_template=True, chat_template=cached.apply_chat_template)
+
+
+def test_answers_of_another_model_are_in_the_cache_of_answers(tmp_path: Path) -> None:
+    """If this fails, lm-eval's key knows the model: the refusal may go."""
+    from lm_eval.api.model import CachingLM
+
+    class Other(ChatModel):
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+            raise AssertionError("not asked")
+
+    (task,) = load("personalitybench_openness_low", judge=None).values()
+    task.build_all_requests(limit=1)
+    first = CachingLM(ChatModel(), str(tmp_path / "answers.db")).generate_until(task.instances)
+    assert CachingLM(Other(), str(tmp_path / "answers.db")).generate_until(task.instances) == first
+
+
+@pytest.mark.parametrize("name", ["token", "auth_token", "header"])
+def test_model_arguments_reach_the_task_and_secrets_are_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"--model_args: '{name}.*is a secret") as refused:
+        load("personalitybench_openness_low", judge=None, **{name: {"Authorization": "planted"}})
+    assert "planted" not in str(refused.value)
 
 
 # The installed lm-eval: one assumption a test

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from personalitybench.argument_policy import is_secret, redact, refuse_secrets
+from personalitybench.argument_policy import is_secret, redact, refuse_secrets, refuse_secrets_in_text
 from personalitybench.backends.loading import load_model
 from personalitybench.errors import ConfigurationError, ModelError
 from personalitybench.judging.base import load_profile
 from personalitybench.leaderboard.lm_eval_results import provenance
+from personalitybench.lm_eval_entry import run_lm_eval
 from personalitybench.runs.suite import load_suite
 from tests.security.terminal import one_line, run_command
 
@@ -113,3 +114,47 @@ def test_a_flag_is_no_secret() -> None:
 def test_redaction_of_text() -> None:
     assert redact("api_key=abc, dtype=x") == "api_key=***, dtype=x"
     assert redact({"a": [{"token": "abc"}], "b": 1}) == {"a": [{"token": "***"}], "b": 1}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--model_args", "pretrained=x,token=planted-4711"),
+        ("--model_args=pretrained=x,auth_token=planted-4711",),
+        ("--model_args", "pretrained=x", "api_key=planted-4711"),
+        ("--model_args", '{"pretrained": "x", "header": {"Authorization": "Bearer planted-4711"}}'),
+        ("--model_args", "pretrained=x,model_kwargs={'hf_token': 'planted-4711'}"),
+        ("--model_args", "base_url=http://me:planted-4711@host/v1"),
+        ("--model_args", "base_url=http://host/v1?api_key=planted-4711"),
+        ("--model_args", '{"token": "planted-4711"'),
+        ("--model_a", "pretrained=x,token=planted-4711"),
+        ("-a", "pretrained=x,token=planted-4711"),
+        ("-apretrained=x,token=planted-4711",),
+        ("--metadata", '{"method": "simple", "token": "planted-4711"}'),
+    ],
+)
+def test_a_secret_among_lm_evals_arguments_is_refused(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigurationError, match="environment variable") as refused:
+        run_lm_eval(["--model", "hf", *arguments, "--tasks", "personalitybench"])
+    assert PLANTED not in str(refused.value)
+
+
+def test_a_secret_on_lm_evals_command_line_is_one_line(tmp_path: Path) -> None:
+    given = ("--model", "hf", "--model_args", f"pretrained=x,token={PLANTED}", "--tasks", "personalitybench")
+    done = run_command("lm-eval", *given, cwd=tmp_path)
+    assert "'token' is a secret" in one_line(done)
+    assert PLANTED not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--use_cache", "db"), ("--use_cache=db",), ("--use_c", "db"), ("-c", "db")])
+def test_the_cache_of_answers_is_refused(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigurationError, match="remove --use_cache"):
+        run_lm_eval(["--model", "hf", *arguments, "--tasks", "personalitybench"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["token=True,dtype=float32", "think_end_token=</think>", '{"eos_token": "x", "token": null}', "a=http://h:1/v"],
+)
+def test_arguments_as_text_without_secrets_are_taken(text: str) -> None:
+    refuse_secrets_in_text(text, "--model_args")
