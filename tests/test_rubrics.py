@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -202,13 +203,13 @@ def test_a_rubric_of_ones_own(write: Callable[..., str]) -> None:
         ({"trait": "{{ answer }} {{ facet }}"}, "openness: 'facet' is undefined"),
         ({"trait": "{{ answer }"}, "openness: unexpected '}'"),
         ({"trait": "{{ answer }} {% if %}"}, "openness: Expected an expression"),
-        ({"trait": "{{ answer }} {{ 1 / 0 }}"}, "openness: division by zero"),
+        ({"trait": "{{ answer }} {{ 1 / 0 }}"}, "openness: line 1: Div is not for rubrics"),
         ({"trait": "{{ answer }} {{ facets[9] }}"}, "openness: .*has no element 9"),
-        ({"trait": "{{ answer }} {% include 'x' %}"}, "openness: no loader"),
+        ({"trait": "{{ answer }} {% include 'x' %}"}, "openness: line 1: Include is not for rubrics"),
         ({"trait": "{{ answer }} {{ ''.__class__.__mro__ }}"}, "openness: access to attribute '__class__'.*is unsafe"),
-        ({"trait": "{{ answer }} {{ facets.append('x') }}"}, "openness: access to attribute 'append'.*is unsafe"),
-        ({"trait": "{{ answer }} {{ lipsum() }}"}, "openness: 'lipsum' is undefined"),
-        ({"trait": "{{ answer }} {{ facets | random }}"}, "openness: No filter named 'random'"),
+        ({"trait": "{{ answer }} {{ facets.append('x') }}"}, "openness: line 1: Call is not for rubrics"),
+        ({"trait": "{{ answer }} {{ lipsum() }}"}, "openness: line 1: Call is not for rubrics"),
+        ({"trait": "{{ answer }} {{ facets | random }}"}, "openness: .*No filter named 'random'"),
     ],
 )
 def test_a_wrong_rubric_is_told_when_it_is_loaded(
@@ -217,6 +218,55 @@ def test_a_wrong_rubric_is_told_when_it_is_loaded(
     with pytest.raises(ConfigurationError, match=says) as raised:
         load_rubric(write(**changed))
     assert "\n" not in str(raised.value)
+
+
+ENDLESS = [
+    "{{ 'a' * 2000000000 }}",
+    "{{ 10 ** 10 ** 10 }}",
+    "{{ '%2000000000d' % 1 }}",
+    "{{ '{:2000000000}'.format(1) }}",
+    "{{ 'a'.ljust(2000000000) }}",
+    "{{ 'a' | center(2000000000) }}",
+    "{{ 'a' | indent(2000000000) }}",
+    "{{ question | replace('', question) }}",
+    "{{ question | list | join(question) }}",
+    "{{ facets | join(facets | join(question)) }}",
+    "{{ facets | join('" + "x" * 101 + "') }}",
+    "{% for a in question %}{% for b in question %}{% for c in question %}x{% endfor %}{% endfor %}{% endfor %}",
+    "{% for a in facets %}{% for b in facets %}{% for c in facets %}x{% endfor %}{% endfor %}{% endfor %}",
+    "{% for a in range(1000000000) %}{% endfor %}",
+    "{% for a in [[1]] recursive %}{{ loop(a) }}{% endfor %}",
+    "{% set facets = question %}{% for a in facets %}x{% endfor %}",
+    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "{% set ns = namespace(a='x') %}",
+    "{% filter upper %}x{% endfilter %}",
+    "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+    "{{ " + " ~ ".join(["question"] * 30000) + " }}",
+    "{% if question %}" * 300 + "{% endif %}" * 300,
+    "x" * 100_001,
+    "{% for a in facets %}{% for b in facets %}" + "x" * 90_000 + "{% endfor %}{% endfor %}",
+]
+
+
+@pytest.mark.parametrize("part", ENDLESS, ids=lambda part: part[:40])
+def test_a_template_that_would_not_end_is_told_when_it_is_loaded(write: Callable[..., str], part: str) -> None:
+    before = time.monotonic()
+    with pytest.raises(ConfigurationError, match=r"rubric 'mine', openness: .+") as raised:
+        load_rubric(write(trait="{{ answer }} " + part))
+    assert time.monotonic() - before < 5
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
+def test_templates_may_hold_conditions_loops_and_filters(write: Callable[..., str]) -> None:
+    text = (
+        "{% for facet in facets if facet != 'x' %}{{ loop.index }} {{ facet | title }}{% if not loop.last %}; "
+        "{% endif %}{% endfor %} {{ facets | sort | join(', ') }} {{ facets[0] }} {{ trait ~ '!' if high else '' }} "
+        "{{ answer }}"
+    )
+    (message,) = load_rubric(write(trait=text, system="")).messages(RatingRequest("?", "I would go.", "openness"))
+    assert "1 Imagination; 2 " in message["content"]
+    assert " openness! <answer-" in message["content"]
 
 
 @pytest.mark.parametrize(

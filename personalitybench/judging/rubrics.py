@@ -11,19 +11,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any, Self
 
-from jinja2 import StrictUndefined, Template, TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from personalitybench.errors import ConfigurationError, unknown_name
 from personalitybench.files import content_hash, is_file
 from personalitybench.judging.base import FLUENCY, RatingRequest, Verdict
 from personalitybench.judging.matrix_verdicts import matrix_schema, read_matrix
+from personalitybench.judging.rubric_templates import TEMPLATE_ERRORS, render
 from personalitybench.judging.verdicts import read_rating
 from personalitybench.outside_files import load_yaml
 from personalitybench.resources import bundled
@@ -40,11 +39,10 @@ AGAIN = "Your reply held no rating. Give only the rating, a whole number from 1 
 # change, so that ratings of before and after never share a row.
 _FORMAT = 3
 _MARK_DIGITS = 16
-_TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class RubricFile(BaseModel):
-    """A rubric as a file: plain text with Jinja's ``{{ }}`` and ``{% %}``.
+    """A rubric as a file: plain text with ``{{ }}`` and ``{% %}`` of :mod:`.rubric_templates`.
 
     Attributes:
         summary: One line for lists.
@@ -159,8 +157,8 @@ class Rubric:
 
     def _render(self, part: str, template: str, values: Mapping[str, object]) -> str:
         try:
-            return _compile(template).render(values)
-        except _TEMPLATE_ERRORS as error:
+            return render(template, values)
+        except TEMPLATE_ERRORS as error:
             raise ConfigurationError(f"rubric {self.name!r}, {part}: {_first_line(error)}") from error
 
 
@@ -218,20 +216,6 @@ def fence(texts: Mapping[str, str], digits: int = _MARK_DIGITS) -> dict[str, str
 def _described(trait: Trait) -> dict[str, object]:
     high, low = trait.adjectives
     return {"name": trait.name, "facets": list(trait.facets), "high": high, "low": low}
-
-
-@lru_cache(maxsize=64)
-def _compile(template: str) -> Template:
-    # Plain text for a language model, not HTML; question and answer are values, never part of a template's source.
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined,
-        autoescape=False,
-        keep_trailing_newline=True,
-    )
-    # What draws by chance would make another message each time.
-    environment.globals.clear()
-    del environment.filters["random"]
-    return environment.from_string(template)
 
 
 def _sendable(text: str) -> str:
