@@ -28,6 +28,7 @@ _MAX_YAML_TEXT = 4_000_000  # characters, counted the same way
 _MAX_DIGITS = 300  # of a whole number: more than a float can hold
 _LONG_NUMBER = re.compile(rf"\d{{{_MAX_DIGITS + 1}}}")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_EXPONENT = re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+\Z")  # YAML 1.1 wants a point and a sign: 1.0e+3
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times as fast
 
 
@@ -62,7 +63,7 @@ def load_yaml(path: Path, what: str) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """Read YAML as ``yaml.safe_load`` does, within limits.
+    """Read YAML as ``yaml.safe_load`` does, within limits; ``1e-3`` is a number, too.
 
     Raises:
         UnreadableError: It is not YAML, repeats a key or exceeds a limit.
@@ -83,6 +84,12 @@ def parse_yaml(text: str) -> Any:
         raise
     except Exception as error:  # whatever the constructor of an explicit tag raises
         raise UnreadableError(f"is not YAML: {type(error).__name__}: {error}") from error
+
+
+def dump_yaml(value: Any) -> str:
+    """Write YAML that :func:`parse_yaml` reads as the same; keys keep their order."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def parse_json(
@@ -195,18 +202,22 @@ def _check_events(text: str) -> None:
             count(*size)
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Loader(_PARSER):  # type: ignore[misc]
     """``yaml.SafeLoader`` that refuses repeated keys and endless numbers."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[Any, yaml.Node] = {}
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            if not isinstance(key, yaml.ScalarNode):
                 continue
-            if first := seen.get((key.tag, key.value)):
+            name = key.value if key.tag == _MERGE else self.construct_object(key)
+            if first := seen.get((key.tag == _MERGE, name)):
                 lines = f"{first.start_mark.line + 1} and {key.start_mark.line + 1}"
                 raise UnreadableError(f"has the key {key.value!r} twice, on lines {lines}: keep one")
-            seen[key.tag, key.value] = key
+            seen[key.tag == _MERGE, name] = key
         result: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
         return result
 
@@ -218,6 +229,14 @@ def _construct_integer(loader: Any, node: yaml.ScalarNode) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_integer)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """``yaml.SafeDumper`` that quotes text which :class:`_Loader` would read as a number."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def _place(mark: Any) -> str:

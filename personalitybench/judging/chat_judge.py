@@ -83,7 +83,7 @@ class ChatJudgeSettings(BaseModel):
             if name in _WHOLE_NUMBERS and (not isinstance(value, int) or isinstance(value, bool)):
                 raise ValueError(f"{name!r} is a whole number, not {value!r}")
             if name in _NUMBERS and (not isinstance(value, int | float) or isinstance(value, bool)):
-                raise ValueError(f"{name!r} is a number, not {value!r}: YAML reads 1.0e-3 as one, 1e-3 as text")
+                raise ValueError(f"{name!r} is a number, not {value!r}: write it without quotes")
         return given
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from personalitybench.errors import unknown_name
 from personalitybench.files import refuse_non_folder, write_atomically
 from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.schema import Leaderboard
+from personalitybench.outside_files import dump_yaml
 from personalitybench.runs.batches import before_rating, check_batches
 from personalitybench.runs.boards import publish
 from personalitybench.runs.plan import make_plan
@@ -104,7 +104,7 @@ def run_suite(
         if batch:
             check_batches(suite.judges)
         with run.lock():
-            resolved = yaml.safe_dump(suite.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+            resolved = dump_yaml(suite.model_dump(mode="json"))
             write_atomically(folder / "suite.yaml", resolved)
             for stage in [stage for stage in STAGES if not stages or stage in stages]:
                 if stage == "score":

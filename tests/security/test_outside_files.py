@@ -20,7 +20,7 @@ from personalitybench.judging.chat_judge import ChatJudge
 from personalitybench.judging.prices import load_prices
 from personalitybench.judging.rubrics import load_rubric
 from personalitybench.leaderboard.render import read_board
-from personalitybench.outside_files import UnreadableError, parse_json, parse_yaml
+from personalitybench.outside_files import UnreadableError, dump_yaml, parse_json, parse_yaml
 from personalitybench.runs.suite import load_suite
 from personalitybench.validation import parse_pairs
 from tests.security.terminal import one_line, run_command
@@ -31,6 +31,8 @@ BOMB = "x: &a0 [a, a]\n" + "".join(f"x{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)
 HOSTILE_YAML = {
     "twice": ("methods: [none]\nname: s\nmethods: [p2]\n", "has the key 'methods' twice, on lines 1 and 3"),
     "twice beneath": ("settings:\n  t: 0\n  u: 1\n  t: 1\n", "has the key 't' twice, on lines 2 and 4"),
+    "twice under two spellings": ("settings: {yes: 0,\n  true: 1}\n", "has the key 'true' twice, on lines 1 and 2"),
+    "merged twice": ("a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a\n", "has the key '<<' twice, on lines 3 and 4"),
     "aliases": (BOMB, "aliases written out"),
     "alias of itself": ("args: &a {x: *a}\n", "has an alias of what it stands in (line 1"),
     "brackets": ("x: " + "[" * 300, "nested more than 50 deep"),
@@ -83,6 +85,50 @@ def test_yaml_that_stays_as_it_was() -> None:
     assert parse_yaml("\ufeffa: 1".lstrip("\ufeff")) == {"a": 1}
 
 
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-1", 0.1), ("1e3", 1000.0), ("1.5e3", 1500.0), (".5E+2", 50.0), ("-2e-3", -0.002), ("1.0e-3", 0.001)],
+)
+def test_an_exponent_makes_a_number(text: str, number: float, tmp_path: Path) -> None:
+    assert parse_yaml(f"x: [{text}, '{text}']") == {"x": [number, text]}
+    assert parse_pairs([f"x={text}"], "--set") == {"x": number}
+    path = tmp_path / "s.yaml"
+    path.write_text(f"name: s\nmodels: [m]\nmethods: [{{name: npti, strengths: [{text}]}}]\n")
+    assert load_suite(str(path)).methods[0].strengths == [number]
+    assert chat_judge(tmp_path, f"sampling: {{temperature: {text}}}")._settings.sampling == {"temperature": number}
+
+
+@pytest.mark.parametrize("text", ["1e", "e3", "1e3x", "v1e3", "1e3.5", "0xe3z", "1 e3"])
+def test_other_text_with_an_e_stays_text(text: str) -> None:
+    assert parse_yaml(f"x: {text}") == {"x": text}
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.from_regex(r"[-+.0-9eE_]{0,8}", fullmatch=True),
+        lambda parts: st.lists(parts) | st.dictionaries(st.text("abe1", max_size=4), parts),
+    )
+)
+def test_what_is_written_is_read_as_the_same(value: object) -> None:
+    assert parse_yaml(dump_yaml(value)) == value
+
+
+@pytest.mark.parametrize("reader", ["suite", "profile", "rubric"])
+def test_a_byte_order_mark_is_no_part_of_a_file(reader: str, tmp_path: Path) -> None:
+    texts = {
+        "suite": "name: s\nmodels: [m]\nmethods: [none]\n",
+        "profile": "id: j\nprovider: chat\nsummary: s\nsettings: {model: m}\n",
+        "rubric": "summary: s\nsystem: ''\ntrait: '{{ answer }}'\nfluency: '{{ answer }}'\n",
+    }
+    path = tmp_path / "f.yaml"
+    path.write_text("\ufeff" + texts[reader], encoding="utf-8")
+    READERS[reader](path)
+
+
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "b.json")
     with pytest.raises(StorageError, match="no regular file"):
@@ -122,7 +168,7 @@ def chat_judge(tmp_path: Path, settings: str) -> ChatJudge:
     [
         ("max_tokens: lots", "'max_tokens' is a whole number, not 'lots'"),
         ("max_tokens: 1.5", "'max_tokens' is a whole number, not 1.5"),
-        ("temperature: 1e-3", "'temperature' is a number, not '1e-3': YAML reads 1.0e-3 as one"),
+        ("temperature: '1e-3'", "'temperature' is a number, not '1e-3': write it without quotes"),
         ("temperature: .nan", "no finite number"),
         ("metadata: {experiment: 2024-08-06}", "'sampling.metadata.experiment' is a value of type date"),
     ],
