@@ -54,8 +54,14 @@ class NeedsNotMetError(PersonalityBenchError):
     """A method needs something that the chosen backend cannot do."""
 
 
+def shorten(text: str, most: int = 300) -> str:
+    """Return as much of a text as a line of an error should quote."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigurationError:
     """Make the error for a name that is not registered, with the nearest known one."""
+    name = shorten(name, 100)
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""

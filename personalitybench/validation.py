@@ -9,12 +9,14 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 
 from personalitybench.argument_policy import redact, refuse_secrets
-from personalitybench.errors import ConfigurationError
+from personalitybench.errors import ConfigurationError, shorten
 from personalitybench.host_policy import allow_hosts_of
 from personalitybench.outside_files import UnreadableError, parse_yaml, require_json_values
 from personalitybench.remote_code import allow_remote_code
 
 M = TypeVar("M", bound=BaseModel)
+
+_UNION_TAGS = ("list[", "literal[", "dict[")  # pydantic's names for the members of a union
 
 
 def validate(model: type[M], value: Mapping[str, Any], where: str) -> M:
@@ -75,22 +77,25 @@ def parse_model_arguments(text: str) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    # A misspelt key is often what makes another one missing, so it is told first.
-    first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+    # A misspelt key is often what makes another one missing, so it is told first; a union's constant says least.
+    order = {"extra_forbidden": 0, "literal_error": 2}
+    first = min(error.errors(include_url=False), key=lambda found: order.get(found["type"], 1))
     location = first["loc"]
-    place = ".".join(str(part) for part in location)
+    place = ".".join(str(part) for part in location if not str(part).startswith(_UNION_TAGS))
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         known = sorted(_fields_at(model, location[:-1]))
-        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(location[-1])[:100], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         there = f"known are {', '.join(known)}" if known else "there are none"
-        return f"unknown key {place!r}: {hint}{there}{more}"
+        return f"unknown key {shorten(place, 100)!r}: {hint}{there}{more}"
     if first["type"] == "missing":
         return f"{place!r} is missing{more}"
     message = first["msg"].removeprefix("Value error, ")
-    given = "" if first["type"] == "value_error" else f", not {redact(first['input'])!r}"
-    return f"{place + ': ' if place else ''}{message}{given}{more}"
+    given = (
+        "" if first["type"] in {"value_error", "too_long"} else f", not {shorten(repr(redact(first['input'])), 100)}"
+    )
+    return f"{place + ': ' if place else ''}{shorten(message)}{given}{more}"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from personalitybench.errors import ConfigurationError
+from personalitybench.resources import bundled
 from personalitybench.runs.call_folders import CallFolders
 from personalitybench.runs.repeats import refuse_repeats
 from personalitybench.runs.store import RunFolder
@@ -63,6 +64,18 @@ def tuned(*strengths: float) -> dict[str, Any]:
             "base_url",
         ),
         ({"models": [served("a", "dummy"), served("b", "dummy")]}, r"models\.0 and models\.1 \(b\)"),
+        (
+            {"models": [served("m", "local-chat-completions"), served("m", "openai-chat-completions")]},
+            "they differ in backend only",
+        ),
+        (
+            {"methods": [{"name": "few_shot"}, {"name": "few_shot", "settings": {"examples": 2}}]},
+            "settings are the same",
+        ),
+        (
+            {"methods": [npti({"openness": 1.0}), npti({"openness:high": 1.0, "openness:low": 1})]},
+            r"methods\.0 and methods\.1 \(npti\)",
+        ),
     ],
 )
 def test_entries_that_are_the_same_to_a_board(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
@@ -110,6 +123,33 @@ def test_a_copy_of_a_model_under_its_name_is_the_same_and_another_model_is_not(m
         check(tmp_path, models=[str(model), str(copy)])
     (copy / "model.safetensors").write_bytes(b"weights")
     check(tmp_path, models=[str(model), str(copy)])
+
+
+def test_one_model_by_several_paths(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alias").symlink_to(model)
+    (tmp_path / "other").mkdir()
+    for name in ("./tiny", "tiny/", "alias", "other/../tiny"):
+        with pytest.raises(ConfigurationError, match="they differ in name only"):
+            check(tmp_path, models=[str(model), name])
+
+
+@pytest.mark.parametrize("argument", ["peft", "tokenizer"])
+def test_one_adapter_or_tokenizer_by_several_paths(argument: str, model: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    part.mkdir()
+    (part / "adapter_config.json").write_text("{}")
+    models = [{"name": str(model), "args": {argument: path}} for path in (str(part), f"{part}/")]
+    with pytest.raises(ConfigurationError, match=rf"they differ in args\.{argument} only"):
+        check(tmp_path, models=models)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "adapter_config.json").write_text('{"r": 1}')
+    check(tmp_path, models=[models[0], {"name": str(model), "args": {argument: str(tmp_path / "other")}}])
+
+
+def test_one_judge_by_its_id_and_by_its_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"judges\.0 and judges\.1 have the same id 'offline'"):
+        check(tmp_path, judges=["offline", str(bundled("judges") / "offline.yaml")])
 
 
 def test_models_that_are_not_here_are_compared_by_name(tmp_path: Path) -> None:

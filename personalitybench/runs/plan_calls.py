@@ -11,7 +11,7 @@ from personalitybench.backends.whole_answers import context_error
 from personalitybench.errors import ConfigurationError
 from personalitybench.files import content_hash
 from personalitybench.methods import Induction, InductionMethod, create_method
-from personalitybench.questions import Question
+from personalitybench.questions import Half, Question
 from personalitybench.runs.call_folders import CallFolders, is_asked_for
 from personalitybench.runs.calls import Call
 from personalitybench.runs.plan_models import PlannedModel
@@ -129,6 +129,7 @@ def plan_calls(
         same_wording: Whether the wording is that of the run; if not, no folder is known.
     """
     found: dict[str, PlannedCall] = {}
+    asked: dict[Half, dict[Target, list[Question]]] = {}  # shared by all calls: reading questions takes a while
     targets = folders.suite.parsed_targets()
     limit = folders.suite.questions.limit
     for stage, call, decided in calls:
@@ -141,18 +142,17 @@ def plan_calls(
         context = folders.context(call.seed)
         if known:
             context = replace(context, artifact=folders.fit(call).artifact())
-        source = folders.source
+        if call.half not in asked:
+            tables = {target: folders.source.questions("evaluate", target.trait, call.half) for target in targets}
+            asked[call.half] = {
+                target: [Question.from_row(row) for row in table][:limit] for target, table in tables.items()
+            }
         found[key] = PlannedCall(
             call=call,
             stage=stage,
             model=model,
             folder=folders.folder(call) if known else None,
-            questions={
-                target: [Question.from_row(row) for row in source.questions("evaluate", target.trait, call.half)][
-                    :limit
-                ]
-                for target in targets
-            },
+            questions=asked[call.half],
             max_tokens=folders.suite.protocol.max_tokens or PersonalityTask.default_tokens,
             decided=decided,
             _method=create_method(call.method.name, call.method.settings, context),

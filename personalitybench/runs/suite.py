@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
@@ -21,7 +21,22 @@ from personalitybench.titles import method_title
 from personalitybench.traits import TARGETS, Target
 from personalitybench.validation import validate
 
+MAX_CALLS = 1000
+"""Calls of a suite: models x strengths of its methods x seeds."""
+
+_MAX_ENTRIES = 100
+_MAX_COUNT = 10_000_000
+Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
 _USUAL_BASELINES = ("p2", "simple")  # the better prompt of the paper's Table 1 first
+
+
+def first_repeat(entries: Sequence[Any]) -> tuple[int, int] | None:
+    """Return the places of the first two equal entries; None if all differ."""
+    return next(
+        ((first, second) for second, entry in enumerate(entries) if (first := entries.index(entry)) < second), None
+    )
 
 
 class _Part(BaseModel):
@@ -41,12 +56,12 @@ class ModelSpec(_Part):
         throughput: How fast it is, stated for the estimate of a dry run. Nothing else depends on it.
     """
 
-    name: str
-    backend: str = "hf"
+    name: Name
+    backend: Name = "hf"
     args: Arguments = {}
-    revision: str | None = None
-    batch_size: int = Field(default=32, ge=1)
-    device: str | None = None
+    revision: Name | None = None
+    batch_size: int = Field(default=32, ge=1, le=_MAX_COUNT)
+    device: Name | None = None
     throughput: Throughput | None = None
 
 
@@ -61,9 +76,9 @@ class MethodSpec(_Part):
         choose_on: ``dev``: one row, its strength chosen for each target on the dev half among ``strengths``.
     """
 
-    name: str
+    name: Name
     settings: JsonMapping = {}
-    strengths: list[Strength] = []
+    strengths: list[Strength] = Field(default=[], max_length=_MAX_ENTRIES)
     choose_on: ChosenOn | None = None
 
     @property
@@ -73,8 +88,11 @@ class MethodSpec(_Part):
 
     @model_validator(mode="after")
     def _choice(self) -> MethodSpec:
-        if any(strength in self.strengths[:index] for index, strength in enumerate(self.strengths)):
-            raise ValueError(f"method {self.name!r} has a strength twice in {self.strengths}: name each once")
+        if (twice := first_repeat(self.strengths)) is not None:
+            raise ValueError(
+                f"strengths.{twice[0]} and strengths.{twice[1]} of method {self.name!r} are both "
+                f"{self.strengths[twice[0]]}: name each strength once"
+            )
         numbers = [strength for strength in self.strengths if isinstance(strength, float)]
         if self.choose_on and (len(numbers) < 2 or len(numbers) < len(self.strengths)):
             raise ValueError(
@@ -94,9 +112,9 @@ class QuestionsSpec(_Part):
     """
 
     source: Literal["official", "sample"] = "sample"
-    data_dir: str | None = None
+    data_dir: Name | None = None
     half: Half = "all"
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=_MAX_COUNT)
 
 
 class TuningSpec(_Part):
@@ -126,7 +144,7 @@ class ProtocolSpec(_Part):
 
     name: Literal["paper"] | None = None
     prompts: Literal["project", "official"] = "project"
-    max_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=_MAX_COUNT)
     repetition_penalty: float | None = Field(default=None, gt=0)
 
 
@@ -134,11 +152,11 @@ class Suite(_Part):
     """A whole suite; its parts say what they are, ``floors`` whether its judges rate what the floors are made of."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
-    models: list[ModelSpec] = Field(min_length=1)
-    methods: list[MethodSpec] = Field(min_length=1)
-    targets: Literal["all"] | list[str] = "all"
-    seeds: list[int] = Field(default=[0], min_length=1)
-    judges: list[str] = Field(default=["offline"], min_length=1)
+    models: list[ModelSpec] = Field(min_length=1, max_length=_MAX_ENTRIES)
+    methods: list[MethodSpec] = Field(min_length=1, max_length=_MAX_ENTRIES)
+    targets: Literal["all"] | Annotated[list[Name], Field(min_length=1, max_length=_MAX_ENTRIES)] = "all"
+    seeds: list[Seed] = Field(default=[0], min_length=1, max_length=_MAX_ENTRIES)
+    judges: list[Name] = Field(default=["offline"], min_length=1, max_length=_MAX_ENTRIES)
     questions: QuestionsSpec = Field(default=QuestionsSpec(), validate_default=True)
     tuning: TuningSpec = Field(default=TuningSpec(), validate_default=True)
     protocol: ProtocolSpec = ProtocolSpec()
@@ -220,15 +238,31 @@ class Suite(_Part):
             raise ValueError(f"protocol 'paper' asks all questions: leave out 'questions.half', not {questions.half!r}")
         return protocol
 
+    @model_validator(mode="after")
+    def _bounded(self) -> Suite:
+        strengths = sum(max(1, len(method.strengths)) for method in self.methods)
+        number = len(self.models) * strengths * len(self.seeds)
+        if number > MAX_CALLS:
+            raise ValueError(
+                f"the suite has {number:,} calls (models x strengths of the methods x seeds), {MAX_CALLS:,} at most: "
+                "cut it into several suites"
+            )
+        return self
+
     def parsed_targets(self) -> list[Target]:
         """Targets in their usual order.
 
         Raises:
-            ConfigurationError: One does not exist.
+            ConfigurationError: One does not exist, or stands there twice.
         """
         if self.targets == "all":
             return list(TARGETS)
-        named = {Target.parse(text) for text in self.targets}
+        named = [Target.parse(text) for text in self.targets]
+        if (twice := first_repeat(named)) is not None:
+            first, second = twice
+            raise ConfigurationError(
+                f"suite: targets.{first} and targets.{second} are both {named[first]}: name each target once"
+            )
         return [target for target in TARGETS if target in named]
 
     def with_data(self, folder: Path) -> Suite:
