@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from personalitybench.artifacts.store import Fit
-from personalitybench.errors import ModelError
+from personalitybench.errors import ModelError, StorageError
 from personalitybench.files import content_hash
 from personalitybench.methods import MethodContext, create_method
 from personalitybench.model_identity import model_record
 from personalitybench.prompts import Wording, load_wording
-from personalitybench.questions import QuestionSource, shared_source
+from personalitybench.questions import DATA_VARIABLE, QuestionSource, shared_source
 from personalitybench.runs import tuning
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
@@ -82,6 +82,20 @@ class CallFolders:
             "limit": self.suite.questions.limit,
             "targets": [str(target) for target in self.suite.parsed_targets()],
         }
+
+    def refuse_other_questions(self) -> None:
+        """Say where missing answers come from a run whose answers are all of other questions.
+
+        Raises:
+            StorageError: They are.
+        """
+        there = {str(folder.record["settings"]["data"]["revision"]) for folder in self.store.calls()}
+        if there and self.source.revision not in there:
+            raise StorageError(
+                f"the answers in {self.store.folder} are of the questions {', '.join(sorted(there))}, and those of "
+                f"{self.source.revision} are looked for: name the folder of their data in {DATA_VARIABLE} (for 'run' "
+                "also with --data-dir)"
+            )
 
     def choice_file(self, each: Tuning) -> Path:
         """A choice depends on the answers that it is made from, on the rule, and on who rated them."""

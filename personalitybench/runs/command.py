@@ -51,11 +51,11 @@ def plan_suite(
         PersonalityBenchError: What the run would refuse.
     """
     _check_stages(stages)
-    suite = load_suite(name)
+    suite = load_suite(name).with_data(data_dir)
     folder = output or Path("runs") / suite.name
     refuse_non_folder(folder, "--output")
     plan = make_plan(
-        suite.with_data(data_dir) if data_dir else suite,
+        suite,
         folder,
         stages=stages,
         throughput=throughput,
@@ -93,12 +93,12 @@ def run_suite(
         PersonalityBenchError: Something is wrong; what was finished is kept.
     """
     _check_stages(stages)
-    suite = load_suite(name)
+    suite = load_suite(name).with_data(data_dir)
     folder = output or Path("runs") / suite.name
     refuse_non_folder(folder, "--output")
     boards: dict[str, tuple[Leaderboard, list[Example]]] = {}
     with RunProgress(console) as progress:
-        run = Run(suite.with_data(data_dir) if data_dir else suite, folder, progress)
+        run = Run(suite, folder, progress)
         run.check()
         set_budget(suite.judges, budget)
         if batch:

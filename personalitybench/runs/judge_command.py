@@ -93,7 +93,7 @@ def open_answers(
     """
     suite_file = folder / "suite.yaml"
     if suite_file.is_file():
-        suite = load_suite(str(suite_file))
+        suite = load_suite(str(suite_file)).without_missing_data()
         if any(method.choose_on for method in suite.methods):  # ratings of the first judge chose the strengths
             _refuse_foreign_profiles(suite.judges[:1], suite_file, named)
         if floors is not None:

@@ -422,6 +422,7 @@ class Run:
     ) -> list[dict[str, Any]]:
         sheet = folder.answers(target)
         if not sheet.complete:
+            self.calls.refuse_other_questions()
             raise StorageError(
                 f"{sheet.path} is not complete: run the stage {stage!r} for {call.label} first (it resumes)"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,10 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from personalitybench.argument_policy import Arguments
-from personalitybench.errors import ConfigurationError
+from personalitybench.errors import ConfigurationError, shorten
 from personalitybench.files import exists, is_file
 from personalitybench.outside_files import JsonMapping, load_yaml
-from personalitybench.questions import Half
+from personalitybench.questions import DATA_VARIABLE, Half
 from personalitybench.resources import bundled
 from personalitybench.runs.calls import Call, Tuning
 from personalitybench.runs.throughput import Throughput
@@ -265,9 +266,34 @@ class Suite(_Part):
             )
         return [target for target in TARGETS if target in named]
 
-    def with_data(self, folder: Path) -> Suite:
-        """The same suite with a local copy of the official data."""
-        return self.model_copy(update={"questions": self.questions.model_copy(update={"data_dir": str(folder)})})
+    def with_data(self, folder: Path | None = None) -> Suite:
+        """The same suite with the absolute path of its local copy of the official data, if it uses one.
+
+        Args:
+            folder: The copy; by default the suite's own, or for official questions that of the environment.
+
+        Raises:
+            ConfigurationError: It can be no folder.
+        """
+        named = folder or self.questions.data_dir
+        if named is None and self.questions.source == "official":
+            named = os.environ.get(DATA_VARIABLE)
+        try:
+            return self._with_data_dir(str(Path(named).expanduser().resolve()) if named else None)
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a null byte, or of a user who does not exist
+            raise ConfigurationError(f"data folder {shorten(str(named))!r} is no folder ({error})") from error
+
+    def without_missing_data(self) -> Suite:
+        """The same suite without a local copy of the data that is gone, so that the environment's is taken."""
+        folder = self.questions.data_dir
+        try:
+            is_there = folder is None or Path(folder).is_dir()
+        except (OSError, ValueError):
+            is_there = False
+        return self if is_there else self._with_data_dir(None)
+
+    def _with_data_dir(self, folder: str | None) -> Suite:
+        return self.model_copy(update={"questions": self.questions.model_copy(update={"data_dir": folder})})
 
     def tunings(self) -> Iterator[Tuning]:
         """Every method on every model whose strength is to be chosen."""
