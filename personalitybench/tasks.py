@@ -40,6 +40,7 @@ from personalitybench.lm_eval_compat import (
     register_filter,
 )
 from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, create_method
+from personalitybench.methods.ready import ready_sha256
 from personalitybench.metrics.fluency import TEXT_MEASURES, measure_text
 from personalitybench.prompts import load_wording
 from personalitybench.questions import Question, shared_source
@@ -228,7 +229,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
                 "strength_protocol": strength_protocol(
                     self.options.strength, self.options.half, self.options.chosen_on
                 ),
-                "artifact": artifact.sha256 if artifact else None,
+                "artifact": artifact.sha256 if artifact else self.ready_sha256,
             },
             "data": {
                 "source": self.source.name,
@@ -284,7 +285,8 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         artifact = Artifact.open(Path(self.options.artifact)) if self.options.artifact else None
         context = MethodContext(self.wording, self.source, self.options.seed, artifact)
         method = create_method(self.options.method, self.options.settings, context, self.strength)
-        if method.needs and artifact is None:
+        self.ready_sha256 = None if artifact else ready_sha256(method, self.source, self.options.strength)
+        if method.needs and artifact is None and self.ready_sha256 is None:
             raise ConfigurationError(
                 f"method {self.options.method!r} needs what its fit leaves: run 'personalitybench fit "
                 f"{self.options.method} --model ...', or the stage 'fit' of its suite, and name the folder of the "
@@ -315,6 +317,7 @@ class IdentifyTask(PersonalityTask):
         return Induction("identify", self.target, None, template, texts[draw])
 
     def _make_method(self) -> InductionMethod:
+        self.ready_sha256 = None
         return create_method("none", {}, MethodContext(self.wording, self.source, self.options.seed))
 
     def _filter_list(self) -> list[dict[str, Any]]:

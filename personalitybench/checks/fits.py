@@ -38,10 +38,13 @@ def fit(subject: Subject) -> str:
         if not subject.needs:
             subject.unfitted_because = "the method fits nothing"
             return "it fits nothing"
+        if subject.ready_sha256 is not None:
+            subject.unfitted_because = "the method fits nothing"
+            return f"it fits nothing; what it names is there, hash {subject.ready_sha256[:12]}"
         needs = " and ".join(sorted(subject.needs))
         raise BrokenPromiseError(
-            f"fit returned None, but the method needs {needs}, which has to come from an artifact: return "
-            "Artifact.open(context.folder)"
+            f"fit returned None, but the method needs {needs}, and induce names no folder that is there: "
+            "return Artifact.open(context.folder), or have a setting for the folder"
         )
     wanted = _fit(subject)
     with subject.workshop.store(FIRST):

@@ -11,6 +11,7 @@ from typing import Any
 from personalitybench.checks.results import BrokenPromiseError, NotCheckedError, describe_error
 from personalitybench.checks.workshop import Workshop
 from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, Need, create_method, methods
+from personalitybench.methods.ready import ready_sha256
 from personalitybench.prompts import load_wording
 from personalitybench.questions import Question, QuestionSource, shared_source
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Target
@@ -124,13 +125,21 @@ class Subject:
         """A new instance."""
         return create_method(self.wanted.name, self.settings, self.context(artifact, seed))
 
+    @cached_property
+    def ready_sha256(self) -> str | None:
+        """Hash of the folders that the method names without a fit; None if it names none that are there."""
+        try:
+            return ready_sha256(self.create(), self.source, self.strength)
+        except Exception:  # noqa: BLE001 (whatever it raises; other checks are about it)
+            return None
+
     def ready(self) -> InductionMethod:
         """A new instance that can be asked.
 
         Raises:
             NotCheckedError: It would need what a fit leaves, and there is none.
         """
-        if self.needs and self.fitted is None:
+        if self.needs and self.fitted is None and self.ready_sha256 is None:
             raise NotCheckedError(f"needs what a fit leaves: {self.unfitted_because}")
         return self.create(self.fitted)
 

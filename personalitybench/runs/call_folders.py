@@ -14,6 +14,7 @@ from personalitybench.artifacts.store import Fit
 from personalitybench.errors import ModelError, StorageError
 from personalitybench.files import content_hash
 from personalitybench.methods import MethodContext, create_method
+from personalitybench.methods.ready import ready_sha256
 from personalitybench.model_identity import model_record
 from personalitybench.prompts import Wording, load_wording
 from personalitybench.questions import DATA_VARIABLE, QuestionSource, shared_source
@@ -42,6 +43,7 @@ class CallFolders:
         self.store = store
         self._given = (source, wording)
         self._arguments: dict[str, tuple[dict[str, Any], str | None]] = {}
+        self._ready: dict[str, str | None] = {}
 
     @cached_property
     def source(self) -> QuestionSource:
@@ -64,12 +66,19 @@ class CallFolders:
         return Fit(call.method.name, method, self.model_record(spec), spec.backend, fit_arguments(spec))
 
     def folder(self, call: Call) -> CallFolder:
-        """Folder of a call. The artifact that the run uses is part of its name; else the one that was fitted."""
+        """Folder of a call. The artifact that the run uses is part of its name; else the one that is there."""
         fit = self.fit(call)
         used = fit.noted(self.store.fits)
-        if used is None and (artifact := fit.artifact()) is not None:
-            used = artifact.sha256
+        if used is None:
+            artifact = fit.artifact()
+            used = self._ready_sha256(fit, call) if artifact is None else artifact.sha256
         return self.store.call(call.label, {**self.identity(call), "artifact": used})
+
+    def _ready_sha256(self, fit: Fit, call: Call) -> str | None:
+        key = content_hash([fit.label, call.method.settings, call.strength])
+        if key not in self._ready:
+            self._ready[key] = ready_sha256(fit.method, self.source, call.strength)
+        return self._ready[key]
 
     def identity(self, call: Call) -> dict[str, Any]:
         """All that decides a call's answers besides the artifact."""

@@ -12,6 +12,7 @@ from personalitybench.costs import FitPlan
 from personalitybench.files import content_hash
 from personalitybench.methods import InductionMethod, create_method
 from personalitybench.methods.identification_settings import answers_identity
+from personalitybench.methods.ready import ready_sha256
 from personalitybench.runs.call_folders import CallFolders
 from personalitybench.runs.model_arguments import fit_arguments
 from personalitybench.runs.plan_calls import PlannedCall, can_name
@@ -123,6 +124,8 @@ def _fits(folders: CallFolders, planned: PlannedCall, *, known: bool) -> Iterato
     method = create_method(call.method.name, call.method.settings, folders.context(call.seed))
     record = folders.model_record(spec) if known else {"name": spec.name, "revision": "not known"}
     for name, each in _parts(call.method.name, method):
+        if ready_sha256(each, folders.source, call.strength) is not None:
+            continue
         if each.needs or hasattr(each, "plan_fit"):
             yield Fit(name, each, record, spec.backend, fit_arguments(spec))
 
