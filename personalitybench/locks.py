@@ -83,7 +83,7 @@ def hold_lock(path: Path, doing: str, limit: float = LIMIT) -> Iterator[None]:
                 announced = True
                 echo(
                     f"personalitybench: waiting for another process, which is {doing} ({holder}; lock {path}); Ctrl-C "
-                    f"ends this command, which waits {limit:.0f} s at most",
+                    f"ends this command, which waits {STOPPED_LIMIT if holder.stopped else limit:.0f} s at most",
                     err=True,
                 )
             patience = min(_LOOK_SECONDS, max(0.0, limit - (now - started)))

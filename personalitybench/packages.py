@@ -74,7 +74,8 @@ def download_package(requirement: str, folder: Path, label: str) -> Path:
         if process.returncode != 0 or not wheels:
             log.seek(0)
             lines = log.read().decode(errors="replace").strip().splitlines()
-            reason = lines[-1] if lines else "no wheel came"
+            errors = [line for line in lines if line.startswith("ERROR")]  # hints may follow
+            reason = (errors or lines or ["no wheel came"])[-1]
             raise ModelError(f"cannot download the {label} ({reason}): {advice}")
     return wheels[0]
 
