@@ -345,18 +345,19 @@ def board_show(
     board: Annotated[Path, typer.Argument(help="A leaderboard JSON file.")],
     output: Annotated[Path | None, typer.Option(help="Write the table and the page here, too.")] = None,
 ) -> None:
-    """Print a board as a table."""
+    """Print a board file as a table: its figures as the file says; `verify` computes them anew."""
     from personalitybench.leaderboard.render import read_board  # noqa: PLC0415
 
     _show_and_write(read_board(board), output)
 
 
 def _show_and_write(board: Leaderboard, output: Path | None) -> None:
-    from personalitybench.leaderboard.render import write_board  # noqa: PLC0415
+    from personalitybench.leaderboard.render import origin_note, write_board  # noqa: PLC0415
     from personalitybench.leaderboard.summary import board_table  # noqa: PLC0415
 
     console = _console()
     console.print(board_table(board))
+    console.print(origin_note(board))
     if output is not None:
         for path in write_board(board, output):
             console.print(str(path), soft_wrap=True)

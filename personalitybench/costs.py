@@ -24,7 +24,7 @@ class FitCost(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seconds: float | None = Field(default=None, ge=0)
+    seconds: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     generated_tokens: int = Field(default=0, ge=0)
     trained_tokens: int = Field(default=0, ge=0)
     parameters: int = Field(default=0, ge=0)

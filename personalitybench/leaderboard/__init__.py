@@ -1,1 +1,1 @@
-"""Rows become a board: schema, aggregation, checks, exports. Every figure is recomputed from answers and ratings."""
+"""Rows become a board: schema, aggregation, checks, exports."""

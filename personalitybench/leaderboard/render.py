@@ -14,6 +14,7 @@ from markupsafe import Markup
 from personalitybench.costs import describe_cost
 from personalitybench.errors import DataError
 from personalitybench.files import read_json, write_atomically
+from personalitybench.leaderboard.consistency import find_problem
 from personalitybench.leaderboard.examples import Example
 from personalitybench.leaderboard.fit_costs import FITS_LEGEND, fit_costs, fit_table
 from personalitybench.leaderboard.plots import sweep_figure
@@ -35,14 +36,30 @@ FLOORS_LEGEND = (
 
 
 def write_board(
-    board: Leaderboard, folder: Path, stem: str = "leaderboard", examples: Sequence[Example] = ()
+    board: Leaderboard,
+    folder: Path,
+    stem: str = "leaderboard",
+    examples: Sequence[Example] = (),
+    *,
+    recomputed: bool = False,
 ) -> list[Path]:
-    """Write ``leaderboard.json``, ``leaderboard.md`` and ``index.html`` (with examples); returns their paths."""
+    """Write ``leaderboard.json``, ``leaderboard.md`` and ``index.html``.
+
+    Args:
+        board: The board.
+        folder: Where.
+        stem: Name of the files; the page of ``leaderboard`` is ``index.html``.
+        examples: Answers to show on the page.
+        recomputed: Whether this process computed the figures from answers and ratings.
+
+    Returns:
+        The paths of the files.
+    """
     page = folder / ("index.html" if stem == "leaderboard" else f"{stem}.html")
     paths = [folder / f"{stem}.json", folder / f"{stem}.md", page]
     write_atomically(paths[0], board.model_dump_json(indent=2) + "\n")
-    write_atomically(paths[1], to_markdown(board))
-    write_atomically(paths[2], to_html(board, examples))
+    write_atomically(paths[1], to_markdown(board, recomputed=recomputed))
+    write_atomically(paths[2], to_html(board, examples, recomputed=recomputed))
     return paths
 
 
@@ -52,11 +69,16 @@ def read_board(path: Path) -> Leaderboard:
     Raises:
         StorageError: It is missing or not JSON.
         ConfigurationError: It does not follow the schema; the text names the field.
+        DataError: Its figures contradict each other; the text names the field.
     """
     content = read_json(path)
     if not isinstance(content, dict):
         raise DataError(f"{path} is not a leaderboard")
-    return validate(Leaderboard, content, f"leaderboard {path}")
+    board = validate(Leaderboard, content, f"leaderboard {path}")
+    if (problem := find_problem(board)) is not None:
+        field, text = problem
+        raise DataError(f"leaderboard {path}: {field}: {text}: the file was altered, make the board again")
+    return board
 
 
 def row_labels(board: Leaderboard) -> dict[str, str]:
@@ -181,13 +203,24 @@ def mapped_note(board: Leaderboard) -> str:
     )
 
 
-def to_markdown(board: Leaderboard) -> str:
-    """Make the Markdown table: a row a method; the composite of each trait (2-10) and the average."""
+def to_markdown(board: Leaderboard, *, recomputed: bool = False) -> str:
+    """Make the Markdown table: a row a method; the composite of each trait (2-10) and the average.
+
+    Args:
+        board: The board.
+        recomputed: As for :func:`write_board`.
+    """
     mapped = ["mapped"] if board.mapped_to else []
     measures = ["fluency", "repetition", "unfinished", "unrated"]
     head = ["model", "method", "strength", "average", *mapped, *TRAIT_NAMES, *measures]
     labels = row_labels(board)
-    lines = [f"# {escape_markdown(board.name)}", "", escape_markdown(_about(board)), "", *markdown_head(head)]
+    lines = [
+        f"# {escape_markdown(board.name)}",
+        "",
+        escape_markdown(_about(board, recomputed=recomputed)),
+        "",
+        *markdown_head(head),
+    ]
     for row in board.rows:
         cells = [row.identity.model.name, labels[row.id], strength_note(row, board), with_interval(row.average)]
         cells += [with_interval(row.mapped.average) if row.mapped else "–" for _ in mapped]
@@ -234,12 +267,13 @@ def to_markdown(board: Leaderboard) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
+def to_html(board: Leaderboard, examples: Sequence[Example] = (), *, recomputed: bool = False) -> str:
     """Make the static page (``leaderboards/page.html.j2``, everything escaped); it fetches nothing.
 
     Args:
         board: The board.
         examples: Answers to show beside it.
+        recomputed: As for :func:`write_board`.
     """
     template = page_template(
         "page.html.j2",
@@ -259,7 +293,7 @@ def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
     return template.render(
         board=board,
         labels=row_labels(board),
-        about=_about(board),
+        about=_about(board, recomputed=recomputed),
         traits=TRAIT_NAMES,
         targets=[str(target) for target in TARGETS],
         # Markup: our own drawing, in which Altair escapes what it is given.
@@ -277,18 +311,27 @@ def to_html(board: Leaderboard, examples: Sequence[Example] = ()) -> str:
     )
 
 
-def _about(board: Leaderboard) -> str:
-    origin = (
-        "Every figure is recomputed from the answers and ratings."
-        if board.status == "recomputed"
-        else f"Published figures, not recomputed. Source: {board.source}."
-    )
+def origin_note(board: Leaderboard, *, recomputed: bool = False) -> str:
+    """Where the figures come from.
+
+    Args:
+        board: The board.
+        recomputed: As for :func:`write_board`.
+    """
+    if board.status == "published":
+        return f"Published figures, not recomputed. Source: {board.source}."
+    if recomputed:
+        return "Every figure is recomputed from the answers and ratings."
+    return "Figures as the file says, not verified here ('personalitybench leaderboard verify' recomputes them)."
+
+
+def _about(board: Leaderboard, *, recomputed: bool) -> str:
     parts = [
         f"Judge: {board.judge.id}.",
         board.caveat,
         "A composite is the sum of the mean scores of both poles of a trait (2-10; 6 is neutral; higher follows the "
         "target better). Brackets hold 95 % bootstrap intervals over questions.",
-        origin,
+        origin_note(board, recomputed=recomputed),
     ]
     return " ".join(part for part in parts if part)
 

@@ -5,18 +5,57 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from personalitybench.costs import FitCost
+from personalitybench.errors import ConfigurationError
 from personalitybench.files import content_hash
+from personalitybench.outside_files import JsonMapping
 from personalitybench.strengths import StrengthProtocol
-from personalitybench.titles import method_title
+from personalitybench.titles import COMBINED, method_title
+from personalitybench.traits import TRAIT_NAMES, Target
 
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
-Interval = tuple[float, float]
+
+def _require_any(strength: float | dict[TargetName, float]) -> float | dict[TargetName, float]:
+    if strength == {}:
+        raise ValueError("a strength for each target is a mapping of targets to numbers, this one is empty")
+    return strength
+
+
+def _part_name(part: Any) -> bool:
+    name = part.get("name") if isinstance(part, dict) else part
+    return isinstance(name, str) and bool(name)
+
+
+def _known_target(name: str) -> str:
+    try:
+        return str(Target.parse(name))
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _known_trait(name: str) -> str:
+    if name not in TRAIT_NAMES:
+        raise ValueError(f"unknown trait {name!r}: known are {', '.join(TRAIT_NAMES)}")
+    return name
+
+
+Number = Annotated[float, Field(allow_inf_nan=False, strict=True)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Score = Annotated[Number, Field(ge=1, le=5)]
+PoleSum = Annotated[Number, Field(ge=2, le=10)]
+"""Sum of the mean scores of both poles."""
+
+Whole = Annotated[int, Field(strict=True)]
+Interval = tuple[Number, Number]
+Count = Annotated[int, Field(ge=0, le=10**12, strict=True)]
+TargetName = Annotated[str, AfterValidator(_known_target)]
+TraitName = Annotated[str, AfterValidator(_known_trait)]
+Strengths = Annotated[Number | dict[TargetName, Number], AfterValidator(_require_any)]
 
 
 class _Part(BaseModel):
@@ -35,14 +74,21 @@ class MethodId(_Part):
 
     name: str
     version: str
-    settings: dict[str, Any] = {}
-    strength: float | dict[str, float] | None = Field(default=None, description="for all targets, or by target")
+    settings: JsonMapping = {}
+    strength: Strengths | None = Field(default=None, description="for all targets, or by target")
     strength_protocol: StrengthProtocol | None = Field(
         default=None,
         description="held-out: chosen on the dev half, reported on the test half; paper: given, all questions asked; "
         "given: given, one half asked; null: the method has no strength",
     )
     artifact: str | None = Field(default=None, description="SHA-256 of what the method's fit left")
+
+    @model_validator(mode="after")
+    def _has_named_parts(self) -> MethodId:
+        parts = self.settings.get("parts", [])
+        if self.name == COMBINED and not (isinstance(parts, list) and all(_part_name(part) for part in parts)):
+            raise ValueError("settings.parts of method 'combined' is a list of names, or of mappings with a 'name'")
+        return self
 
     @property
     def title(self) -> str:
@@ -65,22 +111,22 @@ class DataId(_Part):
     revision: str
     split: str = "evaluate"
     half: str = "all"
-    questions: int = Field(description="number of distinct questions")
+    questions: Count = Field(description="number of distinct questions")
     questions_sha256: str = Field(description="hash of the sorted question ids")
 
 
 class ProtocolId(_Part):
     """How the questions were put and the answers drawn."""
 
-    task_version: int
+    task_version: Whole
     prompts: str
     prompts_sha256: str
-    max_tokens: int | None
-    temperature: float | None
-    repetition_penalty: float | None
+    max_tokens: Whole | None
+    temperature: Number | None
+    repetition_penalty: Number | None
     chat_template: bool
     left_out: list[str] = Field(default=[], description="settings that the model's interface could not take")
-    other: dict[str, Any] = Field(default={}, description="what was changed beyond the protocol, e.g. a system turn")
+    other: JsonMapping = Field(default={}, description="what was changed beyond the protocol, e.g. a system turn")
 
 
 class RowIdentity(_Part):
@@ -91,14 +137,14 @@ class RowIdentity(_Part):
     judge: JudgeId
     data: DataId
     protocol: ProtocolId
-    seeds: list[int]
+    seeds: list[Whole]
 
 
 class Provenance(_Part):
     """How the row came to be; not part of its identity."""
 
     backend: str = Field(description="lm-eval model type")
-    backend_args: dict[str, Any] = {}
+    backend_args: JsonMapping = {}
     batch_size: str | None = None
     versions: dict[str, str] = {}
     untried_versions: list[str] = Field(
@@ -108,7 +154,7 @@ class Provenance(_Part):
         default=[], description="versions of further sessions or seeds that ran under others than 'versions'"
     )
     fit: FitCost | None = Field(default=None, description="what the method's fit took, if it has one")
-    judge_models: dict[str, int] = Field(
+    judge_models: dict[str, Count] = Field(
         default={}, description="models that gave the ratings, as the judge's server names them, with their ratings"
     )
     note: str = ""
@@ -117,31 +163,37 @@ class Provenance(_Part):
 class TargetResult(_Part):
     """Scores of one target on the 1-5 scale, seen from the target."""
 
-    n: int = Field(description="answers")
-    rated: int = Field(description="answers that have a rating")
-    coverage: float = Field(ge=0, le=1, description="rated / n")
-    mean: float | None
-    sd: float | None = Field(default=None, description="sample standard deviation over answers (n-1)")
-    interval: Interval | None = Field(default=None, description="95 % percentile bootstrap over questions")
-    fluency: float | None = Field(default=None, description="mean rating of fluency, 1-5")
-    fluency_rated: int = 0
-    fluency_interval: Interval | None = Field(default=None, description="95 % percentile bootstrap over questions")
-    unrated: dict[str, int] = Field(default={}, description="unrated answers by reason")
-    text: dict[str, float] = Field(default={}, description="means of the objective text measures")
+    n: Count = Field(description="answers")
+    rated: Count = Field(description="answers that have a rating")
+    coverage: Share = Field(description="rated / n")
+    mean: Score | None
+    sd: Annotated[Number, Field(ge=0, le=4)] | None = Field(
+        default=None, description="sample standard deviation over answers (n-1)"
+    )
+    interval: tuple[Score, Score] | None = Field(default=None, description="95 % percentile bootstrap over questions")
+    fluency: Score | None = Field(default=None, description="mean rating of fluency, 1-5")
+    fluency_rated: Count = 0
+    fluency_interval: tuple[Score, Score] | None = Field(
+        default=None, description="95 % percentile bootstrap over questions"
+    )
+    unrated: dict[str, Count] = Field(default={}, description="unrated answers by reason")
+    text: dict[str, Annotated[Number, Field(ge=0)]] = Field(
+        default={}, description="means of the objective text measures"
+    )
 
 
 class Composite(_Part):
     """The paper's figure (section 4.1): the sum over both poles of the mean scores (2-10), and of the variances."""
 
-    mean: float | None
-    variance: float | None = None
-    interval: Interval | None = None
+    mean: PoleSum | None
+    variance: Annotated[Number, Field(ge=0, le=16)] | None = None
+    interval: tuple[PoleSum, PoleSum] | None = None
 
 
 class Mapped(_Part):
     """Composites of ratings that were read on another judge's scale; intervals leave out what the map is unsure of."""
 
-    traits: dict[str, Composite]
+    traits: dict[TraitName, Composite]
     average: Composite
 
 
@@ -151,10 +203,10 @@ class MappedTo(_Part):
     reference: dict[str, str] = Field(description="identity of the judge, or the people, whose scale it is")
     source: str = Field(description="answers that both rated")
     calibration_sha256: str
-    n: int = Field(description="how many answers")
-    error_raw: float = Field(description="mean absolute difference of the judge's ratings from the reference's")
-    error_mapped: float = Field(description="of mapped ratings, on questions that the map did not see")
-    error_constant: float = Field(description="of always saying the reference's mean")
+    n: Count = Field(description="how many answers")
+    error_raw: Number = Field(description="mean absolute difference of the judge's ratings from the reference's")
+    error_mapped: Number = Field(description="of mapped ratings, on questions that the map did not see")
+    error_constant: Number = Field(description="of always saying the reference's mean")
 
 
 class Row(_Part):
@@ -163,10 +215,10 @@ class Row(_Part):
     id: str = Field(description="hash of the identity")
     identity: RowIdentity
     provenance: Provenance
-    targets: dict[str, TargetResult] = {}
-    traits: dict[str, Composite]
+    targets: dict[TargetName, TargetResult] = {}
+    traits: dict[TraitName, Composite]
     average: Composite = Field(description="mean of the traits' composites")
-    fluency_traits: dict[str, Composite] = {}
+    fluency_traits: dict[TraitName, Composite] = {}
     fluency_average: Composite | None = None
     mapped: Mapped | None = Field(default=None, description="trait scores on the scale that mapped_to names")
 
@@ -179,7 +231,7 @@ class Row(_Part):
 class SweepPoint(_Part):
     """What one strength did to one target."""
 
-    strength: float
+    strength: Number
     floor_met: bool = Field(description="whether the mean fluency is not below the floor")
     result: TargetResult
 
@@ -188,8 +240,8 @@ class TargetSweep(_Part):
     """How the strength of one target was chosen."""
 
     baseline: TargetResult = Field(description="what the baseline did on the same questions")
-    floor: float = Field(description="mean fluency below which no strength is chosen")
-    chosen: float
+    floor: Number = Field(description="mean fluency below which no strength is chosen")
+    chosen: Number
     floor_met: bool = Field(description="whether any strength met the floor; if none did, the most fluent was taken")
     points: list[SweepPoint] = Field(description="in ascending order of strength")
 
@@ -203,10 +255,10 @@ class Sweep(_Part):
     judge: JudgeId = Field(description="whose ratings the choice is made from; a suite's first judge")
     data: DataId
     protocol: ProtocolId
-    seeds: list[int]
+    seeds: list[Whole]
     rule: str
-    slack: float = Field(description="how far the floor lies below the baseline's rounded fluency")
-    targets: dict[str, TargetSweep]
+    slack: Number = Field(description="how far the floor lies below the baseline's rounded fluency")
+    targets: dict[TargetName, TargetSweep]
 
     def made(self, row: Row) -> bool:
         """Whether a row has the strengths that were chosen here."""
@@ -219,8 +271,8 @@ class Floor(_Part):
 
     kind: str
     about: str
-    targets: dict[str, TargetResult]
-    traits: dict[str, Composite]
+    targets: dict[TargetName, TargetResult]
+    traits: dict[TraitName, Composite]
     average: Composite
     fluency_average: Composite
 
@@ -228,7 +280,7 @@ class Floor(_Part):
 class Floors(_Part):
     """What the board's judge gives to answers that show no trait: a row that is not above them shows nothing."""
 
-    questions: int = Field(description="questions of each trait, of the bundled sample")
+    questions: Count = Field(description="questions of each trait, of the bundled sample")
     answers_sha256: str = Field(description="hash of all these answers")
     missing: str = Field(default="", description="why there are none")
     rows: list[Floor] = []
@@ -240,7 +292,8 @@ class Leaderboard(_Part):
     schema_version: Literal["1.0"] = SCHEMA_VERSION
     name: str
     status: Literal["recomputed", "published"] = Field(
-        description="recomputed: every figure follows from answers and ratings; published: copied from a publication"
+        description="recomputed: computed from answers and ratings by the command that first wrote the board, which "
+        "'leaderboard verify' repeats; published: copied from a publication"
     )
     judge: JudgeId
     caveat: str = Field(default="", description="what a reader of this judge's numbers must know")

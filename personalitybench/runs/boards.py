@@ -16,7 +16,7 @@ from personalitybench.leaderboard.summary import board_table
 def publish(
     boards: Mapping[str, tuple[Leaderboard, list[Example]]], folder: Path, judges: Sequence[str], console: Console
 ) -> None:
-    """Write boards and print them.
+    """Write boards that were just computed from answers and ratings, and print them.
 
     Args:
         boards: Board and examples by judge.
@@ -28,7 +28,7 @@ def publish(
     paths = []
     for judge, (board, examples) in boards.items():
         stem = "leaderboard" if judge in judges[:1] else f"leaderboard-{board.judge.id}"
-        paths += write_board(board, folder, stem, examples)
+        paths += write_board(board, folder, stem, examples, recomputed=True)
     for board, _ in boards.values():
         console.print(board_table(board))
     for path in paths:

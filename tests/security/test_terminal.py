@@ -11,6 +11,7 @@ from rich.table import Table
 
 from personalitybench.console import PlainConsole, plain_text
 from personalitybench.leaderboard.render import read_board, to_markdown
+from personalitybench.leaderboard.schema import Row, RowIdentity
 from personalitybench.outside_text import escape_controls, escape_markdown, single_line
 from personalitybench.pages import markdown_row
 from personalitybench.resources import bundled
@@ -36,18 +37,23 @@ def assert_harmless(written: str) -> None:
         assert sequence not in written, repr(written)
 
 
-@pytest.fixture
-def hostile_board(tmp_path: Path) -> Path:
-    """The paper's board with hostile text in every place that a table or page shows."""
+def write_board(path: Path, text: str) -> Path:
+    """The paper's board with a text in every place that a table or page shows."""
     board: dict[str, Any] = json.loads((bundled("leaderboards") / "paper" / "llama-3-8b-instruct.json").read_text())
-    board["name"] = board["caveat"] = board["source"] = f"{HOSTILE}\n# heading\n| a | b |\n<script>&![i](http://evil)"
-    board["judge"]["id"] = HOSTILE
-    for row in board["rows"]:
-        row["identity"]["model"]["name"] = HOSTILE
-        row["identity"]["method"] |= {"name": HOSTILE, "settings": {HOSTILE: HOSTILE}}
-    path = tmp_path / "board.json"
+    board["name"] = board["caveat"] = board["source"] = f"{text}\n# heading\n| a | b |\n<script>&![i](http://evil)"
+    board["judge"]["id"] = text
+    for number, row in enumerate(board["rows"]):
+        row["identity"]["model"]["name"] = text
+        row["identity"]["judge"]["id"] = text
+        row["identity"]["method"] |= {"name": text, "settings": {text: f"{text}{number}"}}
+        row["id"] = Row.make_id(RowIdentity.model_validate(row["identity"]))
     path.write_text(json.dumps(board))
     return path
+
+
+@pytest.fixture
+def hostile_board(tmp_path: Path) -> Path:
+    return write_board(tmp_path / "board.json", HOSTILE)
 
 
 def test_a_board_writes_no_control_sequence_to_a_terminal(hostile_board: Path, tmp_path: Path) -> None:
@@ -58,9 +64,9 @@ def test_a_board_writes_no_control_sequence_to_a_terminal(hostile_board: Path, t
     assert "[/x]" in written
 
 
-def test_a_board_without_controls_keeps_its_brackets(hostile_board: Path, tmp_path: Path) -> None:
-    hostile_board.write_text(hostile_board.read_text().replace(json.dumps(HOSTILE)[1:-1], "name[/x] [bold]"))
-    done = run_command("leaderboard", "show", hostile_board, cwd=tmp_path)
+def test_a_board_without_controls_keeps_its_brackets(tmp_path: Path) -> None:
+    board = write_board(tmp_path / "board.json", "name[/x] [bold]")
+    done = run_command("leaderboard", "show", board, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "name[/x] [bold]" in done.stdout
 
