@@ -349,7 +349,8 @@ class Sheet:
         if not self.manifest.is_file():
             return False
         recorded = read_json(self.manifest)
-        if not self.path.is_file() or sha256_file(self.path) != recorded.get("sha256"):
+        expected = recorded.get("sha256") if isinstance(recorded, dict) else None
+        if not self.path.is_file() or sha256_file(self.path) != expected:
             raise StorageError(
                 f"{self.path} was altered after it was complete: restore it, or delete it and {self.manifest.name} "
                 "to make it again"

@@ -23,7 +23,7 @@ from tests.test_leaderboard import JUDGE, cell
 
 def full_board() -> Leaderboard:
     """Rows of prompts, of a combination and of a tuned method with its sweep; null baselines; mapped figures."""
-    chance = random.Random(0)
+    chance = random.Random(0)  # noqa: S311 (ratings, no secrets)
 
     def verdicts(level: float) -> dict[str, Verdict]:
         found: dict[str, Verdict] = {

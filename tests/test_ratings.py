@@ -44,7 +44,8 @@ def test_a_rating_of_another_answer_is_missing(sheet: Sheet) -> None:
 
 
 def test_the_last_rating_of_an_answer_counts(sheet: Sheet) -> None:
-    sheet.lines.append([line(ANSWERS[0], 1), line(ANSWERS[0], 2), line({"id": "a", "answer": "Other."}, 5)])
+    again = line(ANSWERS[0], trait={"unrated": "unreachable"})
+    sheet.lines.append([again, line(ANSWERS[0], 2), line({"id": "a", "answer": "Other."}, 5)])
     assert current_ratings(ANSWERS, sheet)["a"]["trait"] == {"rating": 2}
 
 

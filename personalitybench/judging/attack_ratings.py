@@ -27,12 +27,12 @@ from personalitybench.judging.base import (
     Judge,
     RatingRequest,
     RatingsReport,
-    Unrated,
     Verdict,
     fingerprint,
     rate_all,
     verdict_from_json,
 )
+from personalitybench.judging.rating_lines import judge_models, may_pass, read_ratings
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ class AttackRatings:
                 for start in range(0, len(answers), step):
                     self._rate(kind, answers[start : start + step], report)
                 if answers and not self._missing(kind):
-                    self._sheet(kind).finish()
+                    sheet = self._sheet(kind)
+                    sheet.finish(models=judge_models(sheet))
 
     def read(self) -> list[RatedAttack] | None:
         """All answers with their verdicts, or None where some were never rated.
@@ -142,14 +143,14 @@ class AttackRatings:
     def _missing(self, kind: str) -> list[AttackAnswer]:
         if self._sheet(kind).complete:
             return []
-        lasting = {id_ for id_, row in self._kept(kind).items() if not _may_pass(row)}
+        lasting = {id_ for id_, row in self._kept(kind).items() if not may_pass(row, MAY_PASS)}
         return [answer for answer in self._answers[kind] if answer.id not in lasting]
 
     def _kept(self, kind: str) -> dict[str, Mapping[str, Any]]:
         """The last line of each answer."""
         sheet = self._sheet(kind)
         _ = sheet.complete  # refuses a file that was altered
-        return {row["id"]: row for row in sheet.lines.read()}
+        return {identity: row for (identity, _), row in read_ratings(sheet)}
 
     def _sheet(self, kind: str) -> Sheet:
         return Sheet(self._folder / f"{kind}-{answers_sha256(self._answers[kind])[:12]}.jsonl")
@@ -176,8 +177,3 @@ class AttackRatings:
             yield
         finally:
             lock.release()
-
-
-def _may_pass(row: Mapping[str, Any]) -> bool:
-    verdicts = (verdict_from_json(row["trait"]), verdict_from_json(row["fluency"]))
-    return any(isinstance(verdict, Unrated) and verdict.reason in MAY_PASS for verdict in verdicts)

@@ -111,16 +111,25 @@ class Unrated:
 Verdict = Rating | Unrated
 
 
-def verdict_from_json(value: Mapping[str, Any]) -> Verdict:
-    """Read what :meth:`Rating.to_json` or :meth:`Unrated.to_json` wrote."""
+def verdict_from_json(value: Any) -> Verdict:
+    """Read what :meth:`Rating.to_json` or :meth:`Unrated.to_json` wrote.
+
+    Raises:
+        ValueError: It is neither: no mapping, no reason, or a rating that is no number from 1 to 5.
+    """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a verdict is a mapping with 'rating' or 'unrated', not {value!r:.80}")  # noqa: TRY004
     if "unrated" in value:
-        return Unrated(str(value["unrated"]), str(value.get("detail", "")))
-    return Rating(
-        float(value["rating"]),
-        str(value.get("explanation", "")),
-        dict(value.get("basis", {})),
-        str(value.get("model", "")),
-    )
+        reason = value["unrated"]
+        if not isinstance(reason, str) or not reason:
+            raise ValueError(f"the reason of an unrated answer is a word, not {reason!r:.80}")
+        return Unrated(reason, str(value.get("detail", "")))
+    rating, basis = value.get("rating"), value.get("basis", {})
+    if isinstance(rating, bool) or not isinstance(rating, int | float):
+        raise ValueError(f"a rating is a number from 1 to 5, not {rating!r:.80}")  # noqa: TRY004 (one class for all)
+    if not isinstance(basis, Mapping):
+        raise ValueError(f"the basis of a rating is a mapping, not {basis!r:.80}")  # noqa: TRY004
+    return Rating(float(rating), str(value.get("explanation", "")), dict(basis), str(value.get("model", "")))
 
 
 def count_models(verdicts: Iterable[Verdict]) -> dict[str, int]:
@@ -132,7 +141,8 @@ def count_models(verdicts: Iterable[Verdict]) -> dict[str, int]:
     for verdict in verdicts:
         if isinstance(verdict, Rating):
             members = verdict.basis.get("members")
-            each = [member.get("model") for member in members.values()] if isinstance(members, Mapping) else []
+            parts = members.values() if isinstance(members, Mapping) else ()
+            each = [member.get("model") for member in parts if isinstance(member, Mapping)]
             found.update(str(name) for name in (verdict.model, *each) if name)
     return dict(sorted(found.items()))
 

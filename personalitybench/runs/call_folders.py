@@ -110,7 +110,12 @@ class CallFolders:
         """A choice depends on the answers that it is made from, on the rule, and on who rated them."""
         answers = [self.folder(call).folder.name for call in each.calls()]
         identity = {"answers": answers, "rule": tuning.RULE, "slack": self.suite.tuning.slack}
-        return self.store.choice(each.label, identity, judge_fingerprint(self.suite.judges[0]))
+        return self.store.choice(each.label, identity, self.tuning_judge)
+
+    @property
+    def tuning_judge(self) -> dict[str, str]:
+        """Fingerprint of the judge whose ratings choose the strengths: the suite's first."""
+        return judge_fingerprint(self.suite.judges[0])
 
     def model_record(self, spec: ModelSpec) -> dict[str, str]:
         """Name and revision of a model. Where its answers lie here already it need not be present any more.
@@ -121,11 +126,18 @@ class CallFolders:
         try:
             return model_record(spec.backend, self.model_arguments(spec), self._resolved(spec)[1])
         except ModelError:
-            for folder in self.store.calls():
-                record = folder.record
-                if is_asked_for(record["asked_for"], spec):
-                    return dict(record["model"])
+            if recorded := self.recorded_models(spec):
+                return recorded[0]
             raise
+
+    def recorded_models(self, spec: ModelSpec) -> list[dict[str, str]]:
+        """Name and revision of a model as calls in the run's folder recorded them, each once."""
+        records = [folder.record for folder in self.store.calls()]
+        found: list[dict[str, str]] = []
+        for record in records:
+            if is_asked_for(record["asked_for"], spec) and record["model"] not in found:
+                found.append(dict(record["model"]))
+        return found
 
     def model_arguments(self, spec: ModelSpec) -> dict[str, Any]:
         """Arguments for lm-eval's model class, the model's name resolved."""

@@ -4,6 +4,7 @@
 
     <cache>/judges/comparisons/<hash of answers>/<judge>-<hash>.jsonl            one line an answer, its two verdicts
     <cache>/judges/comparisons/<hash of answers>/<judge>-<hash>-repeat1.jsonl    the same asked once more
+    <cache>/judges/comparisons/<hash of answers>/<judge>-<hash>.json             manifest, with the models that answered
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from personalitybench.files import Sheet, cache_folder, content_hash, locked
 from personalitybench.judging import RatingRequest, Verdict, verdict_from_json
 from personalitybench.judging.agreement.table import ASPECTS, Aspect, Column, ComparedAnswer, RatingTable, Verdicts
 from personalitybench.judging.base import MAY_PASS
+from personalitybench.judging.rating_lines import judge_models, read_ratings
 from personalitybench.runs.answer_sources import AnswerSource, Judge, sample_answers
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.rating import cost_so_far, judged_ids, rate_missing, without_verdict
@@ -106,8 +108,8 @@ class Comparison:
                 sheet = self._sheet(fingerprint, repeat)
                 self._ask(judge, self._to_ask({} if repeat else known), sheet, repeat)
                 found: dict[tuple[str, Aspect], Verdict] = {
-                    (row["id"], aspect): verdict_from_json(row[aspect])
-                    for row in sheet.lines.read()
+                    (identity, aspect): verdict_from_json(row[aspect])
+                    for (identity, _), row in read_ratings(sheet)
                     for aspect in ASPECTS
                 }
                 repeats.append(found | known if repeat == 0 else found)
@@ -115,10 +117,15 @@ class Comparison:
 
     def _ask(self, judge: str, rows: Sequence[dict[str, Any]], sheet: Sheet, repeat: int) -> None:
         done = len(judged_ids(rows, sheet, MAY_PASS))
+        if sheet.complete and done == len(rows):
+            return
+        sheet.reopen()
         label = f"{Path(judge).stem} once more ({repeat})" if repeat else Path(judge).stem
         note = cost_so_far(judge)
         with self.progress.stage("compare", label, total=len(rows), done=done, unit="answers", note=note) as stage:
             rate_missing(judge, rows, sheet, stage, repeat=repeat, again=MAY_PASS)
+        if rows:
+            sheet.finish(models=judge_models(sheet))
 
     def _to_ask(self, known: Verdicts) -> list[dict[str, Any]]:
         """The answers whose verdicts are not all known from where they lie."""

@@ -22,6 +22,7 @@ from personalitybench.files import Sheet, locked, sha256_file
 from personalitybench.judging import RatingRequest, create_judge
 from personalitybench.judging.agreement.calibration import Calibration
 from personalitybench.judging.base import MAY_PASS
+from personalitybench.judging.rating_lines import judge_models
 from personalitybench.leaderboard.build import Cell, build_board, collect, group_cells
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
@@ -121,7 +122,7 @@ class LmEvalFolder:
                     if identity not in done
                 )
                 self._rate(task, judge, sheet)
-                sheet.finish()
+                sheet.finish(models=judge_models(sheet))
         if self.has_floors:
             self._floors = {judge: rate_floors(judge, self.progress) for judge in judges}
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from personalitybench.errors import StorageError
 from personalitybench.files import Sheet
 from personalitybench.judging import create_judge
 from personalitybench.judging.paid import describe_spending, paid_judges
+from personalitybench.judging.rating_lines import may_pass, read_ratings
 from personalitybench.runs.progress import Stage
 from personalitybench.tasks import judge_answers
 
@@ -31,7 +31,7 @@ def current_ratings(answers: Iterable[Row], ratings: Sheet) -> dict[str, Row]:
     A line without ``answer_sha256``, from a version that did not write it, counts for the answer with its id.
 
     Raises:
-        StorageError: A line has no id.
+        StorageError: A line is none of ratings, or repeats one.
     """
     lines = _lines(ratings)
     found = ((answer["id"], _line_of(answer, lines)) for answer in answers)
@@ -51,7 +51,7 @@ def judged_ids(answers: Iterable[Row], ratings: Sheet, again: Collection[str] = 
 
 def stays(row: Row, again: Collection[str]) -> bool:
     """Return True if neither of a row's verdicts is that it is unrated for one of the reasons ``again``."""
-    return not again or all(row[aspect].get("unrated") not in again for aspect in ("trait", "fluency"))
+    return not may_pass(row, again)
 
 
 def without_verdict(answers: Iterable[Row], ratings: Sheet, again: Collection[str] = ()) -> Iterator[Row]:
@@ -65,12 +65,7 @@ def without_verdict(answers: Iterable[Row], ratings: Sheet, again: Collection[st
 
 def _lines(ratings: Sheet) -> dict[tuple[str, str | None], Row]:
     """The last line for each id and hash of an answer."""
-    lines: dict[tuple[str, str | None], Row] = {}
-    for number, row in enumerate(ratings.lines.read(), 1):
-        if not isinstance(row.get("id"), str):
-            raise StorageError(f"{ratings.path}:{number} has no id of an answer: delete the file to have it made again")
-        lines[row["id"], row.get("answer_sha256")] = row
-    return lines
+    return dict(read_ratings(ratings))
 
 
 def _line_of(answer: Row, lines: Mapping[tuple[str, str | None], Row]) -> Row | None:

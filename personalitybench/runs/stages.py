@@ -32,7 +32,8 @@ from personalitybench.files import Sheet, refuse_non_folder, sweep
 from personalitybench.host_policy import refuse_unnamed_hosts
 from personalitybench.judging import RatingRequest, create_judge, verdict_from_json
 from personalitybench.judging.agreement.calibration import Calibration
-from personalitybench.judging.base import MAY_PASS, count_models
+from personalitybench.judging.base import MAY_PASS
+from personalitybench.judging.rating_lines import judge_models
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
@@ -42,6 +43,7 @@ from personalitybench.leaderboard.schema import Floors, Leaderboard, Sweep
 from personalitybench.locks import find_holder
 from personalitybench.methods import Artifact, create_method
 from personalitybench.runs import tuning
+from personalitybench.runs.answer_lines import read_answers
 from personalitybench.runs.batches import before_rating
 from personalitybench.runs.call_folders import CallFolders, asked_for
 from personalitybench.runs.calls import Call, Tuning
@@ -226,16 +228,28 @@ class Run:
             calibrations: By the judge's id; its board shows the mapped figures, too.
         """
         boards = {}
-        sweeps = [self._choice(each) for each in self.suite.tunings()]
+        sweeps = self.sweeps()
         for judge in judges or self.suite.judges:
-            fingerprint = judge_fingerprint(judge)
-            cells = [cell for call in self._reported() for cell in self._cells(call, fingerprint)]
+            cells = list(self.cells(judge_fingerprint(judge)))
             made_by = create_judge(judge)
             floors = self._floors.get(judge) or build_floors(made_by, FLOORS_LATER) if self.suite.floors else None
             board = build_board(self.suite.name, cells, caveat=made_by.profile.caveat, sweeps=sweeps, floors=floors)
             board = with_mapped(board, cells, (calibrations or {}).get(made_by.profile.id))
             boards[judge] = (board, pick_examples(cells))
         return boards
+
+    def cells(self, judge: Mapping[str, str]) -> Iterator[Cell]:
+        """Cells of the board of the judge with this fingerprint.
+
+        Raises:
+            StorageError: Answers or ratings are not there yet, or were altered.
+        """
+        for call in self._reported():
+            yield from self._cells(call, judge)
+
+    def sweeps(self) -> list[Sweep]:
+        """The choices of strengths, found to follow from their answers and ratings."""
+        return [self._choice(each) for each in self.suite.tunings()]
 
     # The choice of strengths.
 
@@ -265,7 +279,7 @@ class Run:
 
     def _sweep(self, each: Tuning) -> Sweep:
         """Choose anew from the answers and ratings of the dev half."""
-        fingerprint = judge_fingerprint(self.suite.judges[0])
+        fingerprint = self.calls.tuning_judge
 
         def cells(calls: Sequence[Call]) -> list[Cell]:
             return [cell for call in calls for cell in self._cells(call, fingerprint, "tune", "tune")]
@@ -321,7 +335,7 @@ class Run:
                     for answers, ratings in pending:
                         ratings.reopen()
                         rate_missing(judge, answers, ratings, stage, again=again)
-                        ratings.finish(models=_judge_models(ratings))
+                        ratings.finish(models=judge_models(ratings))
 
     # What the stages share.
 
@@ -380,7 +394,7 @@ class Run:
             ServedModelError: The server did not give some answers. Those that it gave are in the sheets.
             InterruptedAnswersError: Ctrl-C was pressed; likewise.
         """
-        done = {target: {row["id"] for row in sheet.lines.read()} for target, sheet in sheets.items()}
+        done = {target: {row["id"] for row in read_answers(sheet)} for target, sheet in sheets.items()}
         batches = plan_batches(model, [request for _, request in requests], call.model.batch_size)
         finished = sum(map(len, done.values()))
         served = isinstance(model, ServedModel)
@@ -426,18 +440,10 @@ class Run:
             raise StorageError(
                 f"{sheet.path} is not complete: run the stage {stage!r} for {call.label} first (it resumes)"
             )
-        rows = list(sheet.lines.read())
-        lines: dict[str, int] = {}
-        for number, row in enumerate(rows, 1):
-            if (first := lines.setdefault(row["id"], number)) != number:
-                raise StorageError(
-                    f"{sheet.path}:{number} repeats the answer of line {first}: delete the line and "
-                    f"{sheet.manifest.name}, and run the stage {stage!r} again"
-                )
-        return rows
+        return read_answers(sheet)
 
     def _cells(
-        self, call: Call, judge: dict[str, str], asked_in: str = "generate", judged_in: str = "judge"
+        self, call: Call, judge: Mapping[str, str], asked_in: str = "generate", judged_in: str = "judge"
     ) -> Iterator[Cell]:
         folder = self.calls.folder(call)
         for target in self.targets:
@@ -484,12 +490,6 @@ class Run:
             arguments = self.calls.model_arguments(spec)
             self._loaded = (key, load_model(spec.backend, arguments, spec.batch_size, spec.device))
         return self._loaded[1]
-
-
-def _judge_models(ratings: Sheet) -> dict[str, int]:
-    """Return the models that gave the ratings of a sheet, with their number; the last verdicts of an id count."""
-    rows = {row["id"]: row for row in ratings.lines.read()}
-    return count_models(verdict_from_json(row[aspect]) for row in rows.values() for aspect in ("trait", "fluency"))
 
 
 def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:
