@@ -363,6 +363,29 @@ def _show_and_write(board: Leaderboard, output: Path | None) -> None:
             console.print(str(path), soft_wrap=True)
 
 
+@boards_app.command(
+    "verify",
+    epilog="Examples: `personalitybench leaderboard verify runs/demo` · "
+    "`personalitybench leaderboard verify out --board board/leaderboard.json`",
+)
+def board_verify(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folder of a run, or folders that lm_eval was given as --output_path.")
+    ],
+    board: Annotated[
+        list[Path] | None, typer.Option(help="A board file (repeatable); default: all leaderboard*.json of the folder.")
+    ] = None,
+    calibration: Calibrations = None,
+) -> None:
+    """Compute boards anew from the answers and ratings, and compare every figure.
+
+    A line for each difference, with both values. Exit status 0: no difference; 2: a difference, or nothing to compare.
+    """
+    from personalitybench.runs.verify import verify_boards  # noqa: PLC0415
+
+    verify_boards(folders, board or [], _console(), calibration or [])
+
+
 @boards_app.command("schema")
 def board_schema() -> None:
     """Print the JSON Schema of a leaderboard file."""

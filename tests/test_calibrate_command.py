@@ -87,6 +87,9 @@ def test_a_mild_judge_is_read_on_the_scale_of_a_strict_one(
         # Both poles' ratings are one less: the high pole loses what the low one gains.
         assert row.mapped is not None
         assert row.mapped.average.mean == pytest.approx(row.average.mean)
+    assert "name the calibration" in command("leaderboard", "verify", "run").stderr
+    verified = command("leaderboard", "verify", "run", "--calibration", "mild-to-strict.json")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "mapped" in shown.stdout
     assert "on the scale of strict" in " ".join(shown.stdout.split())
     for page in ("index.html", "leaderboard.md"):

@@ -21,6 +21,7 @@ from personalitybench.runs.judge_command import judge_run
 from tests.chat_server import ChatServer, Fault
 from tests.lm_eval_folders import run_lm_eval
 from tests.test_judge_command import JUDGE
+from tests.test_verify import verify
 
 pytestmark = pytest.mark.model
 
@@ -82,6 +83,13 @@ def test_the_board_is_that_of_lm_eval(copied: Callable[[str], Path], tmp_path: P
     ):
         assert (folder / made).read_bytes() == (tmp_path / "board" / expected).read_bytes()
     assert "│ 0 " in judge(folder, "offline", dry_run=True)
+    for answers, board in (
+        (folder, folder / "leaderboard-offline.json"),
+        (judged, tmp_path / "board/leaderboard.json"),
+    ):
+        assert verify(answers, board)[1] == ""
+        board.write_text(board.read_text().replace('"n": 2', '"n": 3', 1))
+        assert "n: the file says 3, the answers and ratings give 2" in verify(answers, board)[0]
 
 
 def test_what_lm_eval_had_rated_is_not_rated_again(copied: Callable[[str], Path]) -> None:

@@ -17,12 +17,14 @@ import pytest
 
 from personalitybench import files
 from personalitybench.errors import ConfigurationError, StorageError
+from personalitybench.judging.base import create_judge
 from personalitybench.leaderboard.render import read_board, to_html, to_markdown
 from personalitybench.leaderboard.schema import Leaderboard, Sweep
 from personalitybench.leaderboard.sweeps import choose, floor_of
 from personalitybench.tasks import judge_fingerprint
 from tests.plugins import write_judge
 from tests.test_runs import contents, run
+from tests.test_verify import verify
 
 pytestmark = pytest.mark.model
 
@@ -158,6 +160,25 @@ def test_what_a_reader_sees_of_it(finished: Path, board: Leaderboard) -> None:
     page = (finished / "index.html").read_text()
     assert page.count("<svg") == 1
     assert page.count("<article>") == 3 * len(board.rows), "one question of each of three targets, every row's answer"
+
+
+def test_the_board_is_verified_with_its_choice_and_without_its_judge(
+    finished: Path, judge: Path, tmp_path: Path
+) -> None:
+    folder = copy(finished, tmp_path / "run")
+    elsewhere = judge.rename(judge.with_suffix(".moved"))
+    try:
+        create_judge.cache_clear()
+        lines, error = verify(folder)
+        assert error == ""
+        assert lines.startswith(f"{folder}/leaderboard.json: verified: all figures of 3 rows follow from")
+        board = json.loads((folder / "leaderboard.json").read_text())
+        board["sweeps"][0]["targets"]["openness:high"]["floor"] = 1.0
+        (folder / "leaderboard.json").write_text(json.dumps(board))
+        assert "sweeps.0.targets.openness:high.floor: the file says 1.0" in verify(folder)[0]
+    finally:
+        elsewhere.rename(judge)
+        create_judge.cache_clear()
 
 
 def test_stages_one_at_a_time_and_a_second_run_changes_nothing(suite: Path, finished: Path, tmp_path: Path) -> None:
