@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from personalitybench.hub import hub_commit
 
 MANIFEST = "personalitybench-model.json"
 """Manifest of a model that this package converted: name, revision and hashes of the files."""
+
+UNSTATED = "unstated"
+"""Revision of weights that nobody recorded."""
 
 _ADAPTERS = ("peft", "delta")
 _HUB_FILES = {"peft": "adapter_config.json", "delta": "config.json", "tokenizer": "tokenizer_config.json"}
@@ -60,6 +63,21 @@ class ModelIdentity:
 
     name: str
     revision: str
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """Identities of the local files that a model's arguments name, by the path as the arguments have it.
+
+    Attributes:
+        models: Folders of weights.
+        others: Adapters, tokenizers, templates and other files.
+        are_complete: False where nobody recorded them.
+    """
+
+    models: Mapping[str, ModelIdentity] = field(default_factory=dict)
+    others: Mapping[str, str] = field(default_factory=dict)
+    are_complete: bool = True
 
 
 def identify_folder(folder: Path) -> ModelIdentity:
@@ -105,6 +123,7 @@ def model_record(
     args: Mapping[str, Any],
     commit: str | None = None,
     adapter_commits: Mapping[str, str] | None = None,
+    recorded: LocalFiles | None = None,
 ) -> dict[str, str]:
     """Name and revision of the model that lm-eval's model type loads with these arguments.
 
@@ -117,33 +136,81 @@ def model_record(
         args: Its arguments.
         commit: Commit of a model on the hub.
         adapter_commits: Commits of adapters on the hub, by argument; None: ask the hub.
+        recorded: Identities of local files as they were recorded when the model answered; None: read the files.
 
     Raises:
         ModelError: A folder or file that the arguments name cannot be read.
     """
+    files = read_local_files(args) if recorded is None else recorded
     name = str(args.get("pretrained") or args.get("model") or backend)
-    revision = commit or "unstated"
-    if "pretrained" in args and Path(name).is_dir():
-        identity = identify_folder(Path(name))
-        name, revision = identity.name, identity.revision
+    revision = commit or UNSTATED
+    if "pretrained" in args and name in files.models:
+        name, revision = files.models[name].name, files.models[name].revision
+    elif recorded is not None:
+        name = _without_folder(name)
     for key in sorted(args):
-        if (part := _argument_identity(key, args, adapter_commits)) is not None:
+        if (part := _argument_identity(key, args, adapter_commits, files)) is not None:
             revision += f"+{key}={part}"
     for key in _ADAPTERS:
         if isinstance(value := args.get(key), str) and value:
-            name += f"+{Path(value).resolve().name if _exists(value) else value}"
+            name += f"+{Path(value).resolve().name if value in files.others else _without_folder(value)}"
     return {"name": name, "revision": revision}
 
 
-def _argument_identity(key: str, args: Mapping[str, Any], adapter_commits: Mapping[str, str] | None) -> str | None:
+def read_local_files(args: Mapping[str, Any]) -> LocalFiles:
+    """Identify the local files that a model's arguments name.
+
+    Raises:
+        ModelError: A folder or file cannot be read.
+    """
+    models: dict[str, ModelIdentity] = {}
+    others: dict[str, str] = {}
+    for key, value in args.items():
+        if key == "pretrained" and isinstance(value, str) and _exists(value) and Path(value).is_dir():
+            models[value] = identify_folder(Path(value))
+        elif key not in _NO_FILES:
+            others |= {path: _path_identity(Path(path)) for path in _paths(value)}
+    return LocalFiles(models, others)
+
+
+def changed_files(recorded: LocalFiles) -> list[str]:
+    """Return the recorded paths that hold other content today; those that are gone or unreadable are left out."""
+    found = []
+    for path in (*recorded.models, *recorded.others):
+        if not _exists(path):
+            continue
+        try:
+            if path in recorded.models:
+                same = identify_folder(Path(path)) == recorded.models[path]
+            else:
+                same = _path_identity(Path(path)) == recorded.others[path]
+        except ModelError:
+            continue
+        if not same:
+            found.append(path)
+    return found
+
+
+def is_local_path(text: str) -> bool:
+    """Return True if a text can only be a path of a machine's own, no name on the hub."""
+    return text.startswith(("/", "./", "../", "~")) or text in {".", ".."} or "\\" in text
+
+
+def _without_folder(text: str) -> str:
+    return Path(text).name or text if is_local_path(text) else text
+
+
+def _argument_identity(
+    key: str, args: Mapping[str, Any], adapter_commits: Mapping[str, str] | None, files: LocalFiles
+) -> str | None:
     """Identity of an argument: a hash of the files that it names, else its value; None if it decides nothing here."""
     value = args[key]
     if key in _NO_FILES or value is None or value == "" or (value is False and key not in _OFF_COUNTS):
         return None
-    paths = sorted(set(_paths(value)))
-    if paths:
-        contents = {path: _path_identity(Path(path)) for path in paths}
-        return contents[value] if isinstance(value, str) else content_hash(_without_paths(value, contents))[:16]
+    if any(text in files.others for text in _texts(value)):
+        return files.others[value] if isinstance(value, str) else content_hash(_without_paths(value, files.others))[:16]
+    if isinstance(value, str) and is_local_path(value) and not files.are_complete:
+        return UNSTATED
     if key not in _DECIDING and not key.startswith(_DECIDING_PREFIX):
         return None
     if key in _HUB_FILES and isinstance(value, str):
@@ -153,11 +220,11 @@ def _argument_identity(key: str, args: Mapping[str, Any], adapter_commits: Mappi
 
 def _adapter_commit(key: str, value: str, args: Mapping[str, Any], known: Mapping[str, str] | None) -> str:
     if known is not None:
-        return known.get(key) or "unstated"
+        return known.get(key) or UNSTATED
     if "pretrained" not in args or value.count("/") != 1:
-        return "unstated"
+        return UNSTATED
     revision = args.get("revision")
-    return _hub_commit_once(value, None if revision is None else str(revision), _HUB_FILES[key]) or "unstated"
+    return _hub_commit_once(value, None if revision is None else str(revision), _HUB_FILES[key]) or UNSTATED
 
 
 @lru_cache(maxsize=256)
@@ -167,15 +234,18 @@ def _hub_commit_once(name: str, revision: str | None, file: str) -> str | None:
 
 def _paths(value: Any) -> Iterator[str]:
     """Yield the texts within a value that are existing paths."""
+    return filter(_exists, _texts(value))
+
+
+def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
-        if _exists(value):
-            yield value
+        yield value
     elif isinstance(value, Mapping):
         for part in value.values():
-            yield from _paths(part)
+            yield from _texts(part)
     elif isinstance(value, list | tuple):
         for part in value:
-            yield from _paths(part)
+            yield from _texts(part)
 
 
 def _without_paths(value: Any, contents: Mapping[str, str]) -> Any:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from personalitybench.backends.devices import describe_device
 from personalitybench.backends.needs import capabilities_of, check_needs, engine_with_plugin
 from personalitybench.completions import NoAnswer
 from personalitybench.errors import ConfigurationError
@@ -47,6 +48,7 @@ from personalitybench.questions import Question, shared_source
 from personalitybench.resources import bundled
 from personalitybench.strengths import strength_for, strength_protocol
 from personalitybench.task_options import TaskOptions, changed_settings, refuse_own_settings
+from personalitybench.task_record import record_files
 from personalitybench.traits import Target
 from personalitybench.versions import drift_error, package_versions, untried_versions, warn_of_untried_versions
 
@@ -91,6 +93,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         self.chat_template = False
         self.system_instruction: str | None = None
         self.thoughts_end_at: str | None = None
+        self.files: dict[str, Any] | None = None
         self._model: Any = None
         self.method = self._make_method()
         self.judges = _by_id(self.options.judge_ids)  # a wrong name is told before the answers are drawn, not after
@@ -176,6 +179,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
 
         if self._model is not None:
             self.thoughts_end_at = require_whole_answers(self._model)
+        self.files = record_files(self.config.metadata, self._model)
         if _speaks_to_api(self._model):
             for name in _NOT_IN_APIS & self.config.generation_kwargs.keys():
                 del self.config.generation_kwargs[name]
@@ -275,6 +279,8 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
             "judges": judged,
             "identity": self.identity(),
             "versions": package_versions(),
+            "device": describe_device(self._model),
+            "files": self.files,
             **({"untried_versions": untried} if untried else {}),
             "fit": self.fit_cost(),
             **({"canary": self.canary} if self.canary else {}),

@@ -41,6 +41,12 @@ PROTOCOL = {
     "repetition_penalty": 1.15,
     "chat_template": True,
 }
+IDENTITY = {
+    "method": {"name": "npti", "version": "1"},
+    "data": {"source": "sample", "revision": "d", "split": "evaluate"},
+    "protocol": PROTOCOL,
+    "seed": 0,
+}
 
 
 def cell(
@@ -171,8 +177,7 @@ def test_the_page_escapes_what_others_wrote_and_says_every_mean(tmp_path: Path) 
 def test_lm_eval_results_without_samples(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--output_path"):
         list(read_cells(tmp_path))
-    record = {"identity": {"data": {"split": "evaluate"}}}
-    config = {"t": {"metadata": {"personalitybench": record}}}
+    config = {"t": {"metadata": {"personalitybench": {"target": "openness:high", "identity": IDENTITY}}}}
     (tmp_path / "results_1.json").write_text(json.dumps({"configs": config, "config": {}}))
     with pytest.raises(DataError, match="--log_samples"):
         list(read_cells(tmp_path))
@@ -328,9 +333,9 @@ def test_a_cost_comes_with_results_of_lm_eval(tmp_path: Path) -> None:
     """As the task leaves it in the results' configuration; results of before have none."""
     for name, record in (("with", {"fit": {"seconds": 3.0, "neurons": 5}}), ("without", {})):
         about = {
-            "identity": {"method": {"name": "npti", "version": "1"}, "data": {"source": "sample", "split": "evaluate"}},
+            "identity": IDENTITY,
             "target": "openness:high",
-            "judges": [],
+            "judges": {},
             "versions": {},
             **record,
         }

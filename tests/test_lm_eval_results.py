@@ -218,11 +218,11 @@ def test_a_repeated_line_in_a_sheet_of_answers_is_refused(tiny_model: Path, tmp_
     answers = next((tmp_path / "out").rglob("answers.jsonl"))
     lines = answers.read_text().splitlines(keepends=True)
     answers.write_text("".join([*lines, lines[0]]))
-    answers.with_suffix(".json").unlink()
+    answers.with_suffix(".json").unlink(missing_ok=True)
     with pytest.raises(StorageError, match=r"answers\.jsonl:3 repeats the answer of line 1"):
         run(suite, tmp_path / "out")
     answers.write_text("".join(lines))
-    answers.with_suffix(".json").unlink()
+    answers.with_suffix(".json").unlink(missing_ok=True)
     run(suite, tmp_path / "out")
 
 

@@ -27,7 +27,7 @@ from personalitybench.leaderboard.schema import (
 from personalitybench.metrics.fluency import measure_text
 from personalitybench.metrics.statistics import sum_interval, summarise
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Pole, Target
-from personalitybench.version_log import other_versions
+from personalitybench.version_log import other_devices, other_versions
 
 _DIGITS = 6  # figures are rounded so that a board is the same text on every machine
 
@@ -182,7 +182,7 @@ def _build_row(cells: Sequence[Cell]) -> Row:
 
 
 def _provenance(cells: Sequence[Cell]) -> Provenance:
-    """Provenance of the first cell, with the versions and the judge's models of all."""
+    """Provenance of the first cell, with the versions, devices and judge's models of all."""
     ordered = [cell.provenance for cell in sorted(cells, key=_order)]
     first = ordered[0]
     versions = [each for made in ordered for each in (made.versions, *made.other_versions)]
@@ -191,6 +191,9 @@ def _provenance(cells: Sequence[Cell]) -> Provenance:
         update={
             "other_versions": other_versions(first.versions, versions),
             "untried_versions": list(untried),
+            "other_devices": other_devices(
+                first.device, (device for made in ordered for device in (made.device, *made.other_devices))
+            ),
             "judge_models": _judge_models(cells),
         }
     )

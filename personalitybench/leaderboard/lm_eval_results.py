@@ -5,29 +5,78 @@ Judged answers are read from the samples, never the aggregated figures, so every
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
 from personalitybench.argument_policy import redact
 from personalitybench.costs import FitCost
 from personalitybench.errors import DataError
-from personalitybench.files import read_json
+from personalitybench.files import is_file, read_json
 from personalitybench.judging import verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer
-from personalitybench.leaderboard.lm_eval_samples import not_a_sample, read_samples
+from personalitybench.leaderboard.lm_eval_samples import read_answer, read_samples, read_verdicts
 from personalitybench.leaderboard.schema import Provenance
-from personalitybench.model_identity import model_record
-from personalitybench.outside_files import parse_json
+from personalitybench.model_identity import UNSTATED, LocalFiles, changed_files, model_record
+from personalitybench.outside_files import require_json_values
+from personalitybench.task_record import TaskRecord
 from personalitybench.traits import Target
+from personalitybench.validation import validate
+
+logger = logging.getLogger(__name__)
 
 _DATE = re.compile(r"_(?P<date>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?)$")
 """The date at the end of the name of a results file; the names of its samples end with it, too."""
 
 # Arguments that say where the weights lie and on what they run, not what they compute.
 _PLACE_ARGUMENTS = {"pretrained", "model", "revision", "device", "base_url", "tokenizer"}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+
+class _Counts(_Part):
+    effective: int | None = Field(default=None, strict=True)
+
+
+class _Results(_Part):
+    """A results file, as far as it is read."""
+
+    configs: dict[str, dict[str, Any]]
+    config: dict[str, Any]
+    samples: dict[str, _Counts] | None = Field(default=None, alias="n-samples")
+    model_name: str | None = None
+    model_source: str | None = None
+
+
+class _Run(_Part):
+    """The key ``config`` of a results file, as far as it is read."""
+
+    model: str
+    model_args: dict[str, JsonValue] | str | None
+    batch_size: JsonValue
+    model_sha: str | None = None
+    peft_sha: str | None = None
+    delta_sha: str | None = None
+    device: str | None = None
+    model_dtype: str | None = None
+
+    @property
+    def adapter_commits(self) -> dict[str, str]:
+        """Commits of adapters on the hub."""
+        commits = {"peft": self.peft_sha, "delta": self.delta_sha}
+        return {key: commit for key, commit in commits.items() if commit}
+
+    @property
+    def stated_device(self) -> str:
+        """Device and number format as lm-eval states them, without the name of the device."""
+        return f"{self.device}, {self.model_dtype.removeprefix('torch.')}" if self.device and self.model_dtype else ""
 
 
 @dataclass(frozen=True)
@@ -42,6 +91,7 @@ class TaskResults:
         model: ``name`` and ``revision``.
         provenance: How the answers came to be.
         count: Number of answers that the results state; None where they do not.
+        warnings: What to know of the model's identity.
     """
 
     samples: Path
@@ -51,6 +101,7 @@ class TaskResults:
     model: Mapping[str, str]
     provenance: Provenance
     count: int | None = None
+    warnings: tuple[str, ...] = ()
 
     def answers(self) -> Iterator[dict[str, str]]:
         """Stream the answers, each once: ``id``, ``trait`` and ``question`` of what was asked, and ``answer``.
@@ -60,12 +111,7 @@ class TaskResults:
         """
         # Without a judge there is one filter, whatever its name.
         for number, sample in read_samples(self.samples, next(iter(self.judges), None), self.count):
-            try:
-                row = {key: sample["doc"][key] for key in ("id", "trait", "question")}
-                row["answer"] = sample["resps"][0][0] or ""
-            except (KeyError, IndexError, TypeError) as error:
-                raise not_a_sample(self.samples, number, error) from error
-            yield row
+            yield read_answer(self.samples, number, sample)
 
     def verdicts(self, judge: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Stream what a judge said when lm_eval ran: the question's id, and ``trait`` and ``fluency`` as plain JSON.
@@ -77,13 +123,7 @@ class TaskResults:
         if not names:
             return
         for number, sample in read_samples(self.samples, names[0], self.count):
-            try:
-                verdicts = parse_json(sample["filtered_resps"][0])
-                for aspect in ("trait", "fluency"):
-                    verdict_from_json(verdicts[aspect])
-            except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-                raise not_a_sample(self.samples, number, error) from error
-            yield sample["doc"]["id"], verdicts
+            yield read_answer(self.samples, number, sample)["id"], read_verdicts(self.samples, number, sample)
 
     def cell(self, judge: Mapping[str, str], verdicts: Iterable[tuple[str, Mapping[str, Any]]]) -> Cell:
         """Make the cell of a judge.
@@ -118,6 +158,12 @@ def read_cells(folder: Path) -> Iterator[Cell]:
     for task in read_tasks(folder):
         for judge in task.judges.values():
             yield task.cell(judge, task.verdicts(judge))
+
+
+def log_warnings(tasks: Iterable[TaskResults]) -> None:
+    """Log the warnings of tasks, each once; called once all was read, so that a refusal stays one line."""
+    for warning in dict.fromkeys(warning for task in tasks for warning in task.warnings):
+        logger.warning(warning)
 
 
 def holds_results(folder: Path) -> bool:
@@ -155,6 +201,8 @@ def provenance(
     fit: Mapping[str, Any] | None,
     *,
     untried: Sequence[str],
+    device: str = "",
+    note: str = "",
 ) -> Provenance:
     """How a row came to be; the same for a run and an import. ``fit`` is a :class:`FitCost` as plain data."""
     kept = {key: str(value) for key, value in sorted(redact(args).items()) if key not in _PLACE_ARGUMENTS}
@@ -164,55 +212,96 @@ def provenance(
         batch_size=str(batch_size),
         versions=dict(sorted(versions.items())),
         untried_versions=list(untried),
+        device=device,
         fit=None if fit is None else FitCost.model_validate(fit),
+        note=note,
     )
 
 
 def _read_results(path: Path) -> Iterator[TaskResults]:
-    results = read_json(path, finite=False)
-    try:
-        configs, run = results["configs"], results["config"]
-        records = {task: (config.get("metadata") or {}).get("personalitybench") for task, config in configs.items()}
-    except (AttributeError, KeyError, TypeError) as error:
-        if not path.name.startswith("results_") and not isinstance(error, AttributeError):
-            return  # another program's file with a date in its name
-        raise DataError(f"{path} is not a results file of lm-eval ({error!r}): name another") from error
-    ours = {
-        task: record
-        for task, record in records.items()
-        if record is not None and record["identity"]["data"]["split"] == "evaluate"
+    content = read_json(path, finite=False)
+    is_named = path.name.startswith("results_")
+    if not is_named and not (isinstance(content, dict) and {"configs", "config"} <= content.keys()):
+        return  # another program's file with a date in its name
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is not a results file of lm-eval: name another")
+    results = validate(_Results, content, f"{path} is not a results file of lm-eval")
+    records = {
+        task: validate(TaskRecord, record, f"{path}: configs.{task}.metadata.personalitybench")
+        for task, record in _records(path, results)
     }
-    found = _DATE.search(path.stem)
-    date = found["date"] if found else path.stem.removeprefix("results_")
+    date = found["date"] if (found := _DATE.search(path.stem)) else path.stem.removeprefix("results_")
+    ours = {task: record for task, record in records.items() if record.identity.data.split == "evaluate"}
     samples = {task: path.parent / f"samples_{task}_{date}.jsonl" for task in ours}
-    if missing := [str(each) for each in samples.values() if not each.is_file()]:
+    if missing := [str(each) for each in samples.values() if not is_file(each)]:
         raise DataError(f"{missing[0]} is missing: run lm_eval with --log_samples, a board is made from the answers")
     if not ours:
         return
+    run = validate(_Run, results.config, f"{path}: config")
     args = _model_arguments(path, results, run)
-    adapter_commits = {key: run[f"{key}_sha"] for key in ("peft", "delta") if run.get(f"{key}_sha")}
-    model = model_record(run["model"], args, run.get("model_sha"), adapter_commits)
-    counts = results.get("n-samples") or {}
+    counts = results.samples or {}
     for task, record in ours.items():
+        model, note, warnings = _identify_model(path, run, args, record)
+        identity = results.configs[task]["metadata"]["personalitybench"]["identity"]
         yield TaskResults(
             samples=samples[task],
-            target=Target.parse(record["target"]),
-            settings=record["identity"],
-            judges=record["judges"],
+            target=Target.parse(record.target),
+            settings=identity,
+            judges={name: judge.model_dump() for name, judge in record.judges.items()},
             model=model,
             provenance=provenance(
-                run["model"],
+                run.model,
                 args,
-                run["batch_size"],
-                record["versions"],
-                record.get("fit"),
-                untried=record.get("untried_versions", []),
+                run.batch_size,
+                record.versions,
+                None if record.fit is None else record.fit.model_dump(mode="json"),
+                untried=record.untried_versions,
+                device=record.device or run.stated_device,
+                note=note,
             ),
-            count=(counts.get(task) or {}).get("effective"),
+            count=counts[task].effective if task in counts else None,
+            warnings=warnings,
         )
 
 
-def _model_arguments(path: Path, results: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+def _records(path: Path, results: _Results) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the records of our tasks; results hold other tasks, too."""
+    for task, config in results.configs.items():
+        metadata = config.get("metadata")
+        record = metadata.get("personalitybench") if isinstance(metadata, dict) else None
+        if record is None:
+            continue
+        if not isinstance(record, dict):
+            raise DataError(f"{path}: configs.{task}.metadata.personalitybench is no mapping: run lm_eval again")
+        try:
+            require_json_values(record)
+        except ValueError as error:
+            raise DataError(f"{path}: configs.{task}.metadata.personalitybench: {error}") from error
+        yield task, record
+
+
+def _identify_model(
+    path: Path, run: _Run, args: Mapping[str, Any], record: TaskRecord
+) -> tuple[dict[str, str], str, tuple[str, ...]]:
+    """Identify the model as it was recorded when it answered.
+
+    Returns:
+        Name and revision, a note where the revision was not recorded, and warnings.
+    """
+    recorded = record.files.local_files if record.files else LocalFiles(are_complete=False)
+    model = model_record(run.model, args, run.model_sha, run.adapter_commits, recorded)
+    warnings = [
+        f"{path}: {changed} changed since lm_eval ran: the row keeps the identity that was recorded"
+        for changed in changed_files(recorded)
+    ]
+    note = ""
+    if "pretrained" in args and UNSTATED in model["revision"]:
+        note = "The results do not record which weights answered: the revision is unstated."
+        warnings.append(f"{path}: {note[0].lower()}{note[1:-1]}")
+    return model, note, tuple(warnings)
+
+
+def _model_arguments(path: Path, results: _Results, run: _Run) -> dict[str, Any]:
     """Arguments of the model that lm-eval loaded, with its name as ``pretrained`` or ``model``.
 
     lm-eval's Python API takes them as a mapping or as text.
@@ -222,15 +311,23 @@ def _model_arguments(path: Path, results: Mapping[str, Any], run: Mapping[str, A
     """
     from lm_eval.utils import simple_parse_args_string  # noqa: PLC0415 (slow import)
 
-    given = run["model_args"]
-    args: dict[str, Any] = dict(given) if isinstance(given, Mapping) else simple_parse_args_string(given or "")
-    if args.get("pretrained") or args.get("model"):
+    if isinstance(run.model_args, dict):
+        args = dict(run.model_args)
+    else:
+        try:
+            args = dict(simple_parse_args_string(run.model_args or ""))
+        except (ValueError, IndexError, TypeError) as error:
+            raise DataError(f"{path}: config.model_args is no list of name=value: {run.model_args!r:.80}") from error
+    named = [args[key] for key in ("pretrained", "model") if args.get(key)]
+    if wrong := [value for value in named if not isinstance(value, str)]:
+        raise DataError(f"{path}: config.model_args: the name of the model is no text, but {wrong[0]!r:.80}")
+    if named:
         return args
-    if (args.get("path") or args.get("engine")) and results.get("model_name"):
-        return {**args, "model": results["model_name"]}
-    if results.get("model_source") == "CUSTOM" or run["model"] != "dummy":
+    if (args.get("path") or args.get("engine")) and results.model_name:
+        return {**args, "model": results.model_name}
+    if results.model_source == "CUSTOM" or run.model != "dummy":
         raise DataError(
-            f"{path} does not name the model that answered (model {run['model']!r}, no 'pretrained' or 'model' among "
+            f"{path} does not name the model that answered (model {run.model!r}, no 'pretrained' or 'model' among "
             "its arguments): give simple_evaluate the model type as text, and model_args"
         )
     return args

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from personalitybench.errors import DataError
+from personalitybench.judging import verdict_from_json
 from personalitybench.outside_files import parse_json
+from personalitybench.traits import TRAIT_NAMES
 
 _REMEDY = "copy it again from where lm_eval ran, or run lm_eval again"
 
@@ -35,9 +37,11 @@ def read_samples(path: Path, filter_name: str | None, expected: int | None) -> I
                     filter_name = sample["filter"] if filter_name is None else filter_name
                     if sample["filter"] != filter_name:
                         continue
-                    identity = str(sample["doc"]["id"])
+                    identity = sample["doc"]["id"]
                 except (KeyError, TypeError) as error:
                     raise not_a_sample(path, number, error) from error
+                if not isinstance(identity, str):
+                    raise not_a_sample(path, number, TypeError(f"id is no text: {identity!r:.80}"))
                 if identity in lines_by_id:
                     raise DataError(
                         f"{path}:{number} repeats the sample of line {lines_by_id[identity]} (question {identity}): "
@@ -49,6 +53,41 @@ def read_samples(path: Path, filter_name: str | None, expected: int | None) -> I
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     if expected is not None and len(lines_by_id) != expected:
         raise DataError(f"{path} holds {len(lines_by_id)} answers, but its results state {expected}: {_REMEDY}")
+
+
+def read_answer(path: Path, number: int, sample: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``id``, ``trait`` and ``question`` of what was asked, and ``answer``.
+
+    Raises:
+        DataError: A field is missing or no text.
+    """
+    try:
+        row = {key: sample["doc"][key] for key in ("id", "trait", "question")}
+        answer = sample["resps"][0][0]
+    except (KeyError, IndexError, TypeError) as error:
+        raise not_a_sample(path, number, error) from error
+    row["answer"] = "" if answer is None else answer
+    for key, value in row.items():
+        if not isinstance(value, str):
+            raise not_a_sample(path, number, TypeError(f"{key} is no text: {value!r:.80}"))
+    if row["trait"] not in TRAIT_NAMES:
+        raise not_a_sample(path, number, ValueError(f"unknown trait {row['trait']!r:.80}"))
+    return row
+
+
+def read_verdicts(path: Path, number: int, sample: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``trait`` and ``fluency``, the judge's verdicts as plain JSON.
+
+    Raises:
+        DataError: One is missing or no verdict.
+    """
+    try:
+        verdicts = parse_json(sample["filtered_resps"][0])
+        for aspect in ("trait", "fluency"):
+            verdict_from_json(verdicts[aspect])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise not_a_sample(path, number, error) from error
+    return dict(verdicts)
 
 
 def not_a_sample(path: Path, number: int, error: Exception) -> DataError:

@@ -104,13 +104,18 @@ class JudgeId(_Part):
     rubric_sha256: str
 
 
-class DataId(_Part):
-    """Which questions were asked."""
+class AnswerData(_Part):
+    """Source of the questions."""
 
     source: str
     revision: str
     split: str = "evaluate"
     half: str = "all"
+
+
+class DataId(AnswerData):
+    """Which questions were asked."""
+
     questions: Count = Field(description="number of distinct questions")
     questions_sha256: str = Field(description="hash of the sorted question ids")
 
@@ -140,6 +145,15 @@ class RowIdentity(_Part):
     seeds: list[Whole]
 
 
+class AnswerIdentity(_Part):
+    """All that decides the answers and ratings of one task besides model and judge; rows are made from it."""
+
+    method: MethodId
+    data: AnswerData
+    protocol: ProtocolId
+    seed: Whole
+
+
 class Provenance(_Part):
     """How the row came to be; not part of its identity."""
 
@@ -153,6 +167,8 @@ class Provenance(_Part):
     other_versions: list[dict[str, str]] = Field(
         default=[], description="versions of further sessions or seeds that ran under others than 'versions'"
     )
+    device: str = Field(default="", description="device and number format of the model; empty where it is not known")
+    other_devices: list[str] = Field(default=[], description="those of further sessions or seeds, where they differ")
     fit: FitCost | None = Field(default=None, description="what the method's fit took, if it has one")
     judge_models: dict[str, Count] = Field(
         default={}, description="models that gave the ratings, as the judge's server names them, with their ratings"

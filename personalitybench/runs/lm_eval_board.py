@@ -12,7 +12,7 @@ from personalitybench.errors import ConfigurationError, DataError
 from personalitybench.judging.base import load_profile
 from personalitybench.leaderboard.build import Cell, build_board
 from personalitybench.leaderboard.examples import Example, pick_examples
-from personalitybench.leaderboard.lm_eval_results import read_cells
+from personalitybench.leaderboard.lm_eval_results import log_warnings, read_tasks
 from personalitybench.leaderboard.mapped import calibrations_of, with_mapped
 from personalitybench.leaderboard.schema import Leaderboard
 
@@ -35,9 +35,12 @@ def boards_of_folders(
     Raises:
         DataError: There are no judged results, or one judge's profile or rubric changed between them.
     """
+    tasks = [task for folder in folders for task in read_tasks(folder)]
     by_judge: dict[str, list[Cell]] = {}
-    for cell in (cell for folder in folders for cell in read_cells(folder)):
-        by_judge.setdefault(cell.judge["id"], []).append(cell)
+    for task in tasks:
+        for rated_by in task.judges.values():
+            by_judge.setdefault(rated_by["id"], []).append(task.cell(rated_by, task.verdicts(rated_by)))
+    log_warnings(tasks)
     if not by_judge:
         named = ", ".join(map(str, folders))
         raise DataError(f"{named}: no answers there were judged; 'personalitybench judge FOLDER --judge X' does it")

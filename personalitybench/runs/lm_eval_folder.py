@@ -26,7 +26,7 @@ from personalitybench.judging.rating_lines import judge_models
 from personalitybench.leaderboard.build import Cell, build_board, collect, group_cells
 from personalitybench.leaderboard.examples import Example, pick_examples
 from personalitybench.leaderboard.floors import FLOORS_LATER, build_floors, floor_ratings
-from personalitybench.leaderboard.lm_eval_results import TaskResults, read_tasks
+from personalitybench.leaderboard.lm_eval_results import TaskResults, log_warnings, read_tasks
 from personalitybench.leaderboard.mapped import with_mapped
 from personalitybench.leaderboard.schema import Floors, Leaderboard
 from personalitybench.runs.floors import rate_floors
@@ -74,6 +74,7 @@ class LmEvalFolder:
             Cell(task.model, task.settings, {}, task.target, (), task.provenance) for task in found
         ):
             collect(group)
+        log_warnings(found)
         return found
 
     def lock(self) -> AbstractContextManager[None]:

@@ -17,6 +17,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from personalitybench.argument_policy import refuse_remote_code
+from personalitybench.backends.devices import describe_device
 from personalitybench.backends.loading import (
     has_chat_template,
     load_model,
@@ -297,8 +298,9 @@ class Run:
             model = self._load(call.model)
             tasks = self._tasks(call)
             requests = self._requests(tasks, model)
-            folder.start(self._record(call, tasks[self.targets[0]]))
-            if changed := folder.begin_session():
+            device = describe_device(model)
+            folder.start(self._record(call, tasks[self.targets[0]], device))
+            if changed := folder.begin_session(device):
                 self.progress.say(f"{stage} {self._title(call)}: resumed under {changed}; its provenance has both")
             try:
                 self._answer(call, model, requests, sheets, stage)
@@ -465,7 +467,7 @@ class Run:
             ]
             yield Cell(record["model"], record["settings"], judge, target, judged, folder.provenance)
 
-    def _record(self, call: Call, task: PersonalityTask) -> dict[str, Any]:
+    def _record(self, call: Call, task: PersonalityTask, device: str) -> dict[str, Any]:
         arguments = self.calls.model_arguments(call.model)
         made = provenance(
             call.model.backend,
@@ -474,6 +476,7 @@ class Run:
             package_versions(),
             task.fit_cost(),
             untried=untried_versions(),
+            device=device,
         )
         return {
             "model": self.calls.model_record(call.model),

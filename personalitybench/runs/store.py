@@ -6,7 +6,7 @@
     <run>/fits/<method>-<hash>.json                       which artifact a method's fit left
     <run>/choices/<method>-<hash>/<judge>-<hash>.json     strengths chosen on the dev half, with the sweep
     <run>/calls/<label>-<hash>/call.json                  identity of the settings, provenance
-    <run>/calls/<label>-<hash>/versions.jsonl             versions of later sessions, where they differ
+    <run>/calls/<label>-<hash>/versions.jsonl             versions and device of later sessions, where they differ
     <run>/calls/<label>-<hash>/<target>/answers.jsonl     one line an answer
     <run>/calls/<label>-<hash>/<target>/answers.json      manifest: count and hash
     <run>/calls/<label>-<hash>/<target>/<judge>-<hash>.jsonl   one line an answer, its two verdicts
@@ -24,10 +24,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from personalitybench.errors import StorageError
 from personalitybench.files import Sheet, content_hash, read_json, write_json
-from personalitybench.leaderboard.schema import Provenance
+from personalitybench.leaderboard.schema import AnswerIdentity, ModelId, Provenance
 from personalitybench.traits import Target
-from personalitybench.version_log import other_versions, record_session, session_versions
+from personalitybench.validation import validate
+from personalitybench.version_log import (
+    other_devices,
+    other_versions,
+    record_session,
+    session_devices,
+    session_versions,
+)
+
+
+class _CallRecord(BaseModel):
+    """The file ``call.json``; keys of other versions are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: ModelId
+    asked_for: dict[str, Any]
+    settings: AnswerIdentity
+    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -50,8 +71,13 @@ class CallFolder:
 
         Raises:
             StorageError: The call was never started.
+            ConfigurationError: The file lacks a field, or has one of another type.
         """
-        found: dict[str, Any] = read_json(self.folder / "call.json")
+        path = self.folder / "call.json"
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise StorageError(f"{path} is no record of a call: restore it")
+        validate(_CallRecord, found, str(path))
         return found
 
     def start(self, record: Mapping[str, Any]) -> None:
@@ -59,16 +85,18 @@ class CallFolder:
         if not (self.folder / "call.json").is_file():
             write_json(self.folder / "call.json", dict(record))
 
-    def begin_session(self) -> str:
-        """Record the versions of this session; returns what changed since the last one, empty if nothing did."""
-        return record_session(self.folder, self.record["provenance"]["versions"])
+    def begin_session(self, device: str) -> str:
+        """Record versions and device of this session; returns what changed since the last one, empty if nothing did."""
+        first = self.record["provenance"]
+        return record_session(self.folder, first["versions"], device=device, first_device=first.get("device", ""))
 
     @property
     def provenance(self) -> Provenance:
-        """How the answers came to be, with the versions of all sessions."""
+        """How the answers came to be, with the versions and devices of all sessions."""
         first = Provenance.model_validate(self.record["provenance"])
         later = other_versions(first.versions, session_versions(self.folder))
-        return first.model_copy(update={"other_versions": later})
+        devices = other_devices(first.device, session_devices(self.folder))
+        return first.model_copy(update={"other_versions": later, "other_devices": devices})
 
     def _target_folder(self, target: Target) -> Path:
         return self.folder / str(target).replace(":", "-")
