@@ -124,7 +124,7 @@ def parse_json(
         raise UnreadableError(str(error)) from error
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
         raise UnreadableError(f"nested more than {MAX_DEPTH} deep")
-    if finite and _SURROGATE.search(text) and any(map(_is_broken, _strings(value))):
+    if finite and _SURROGATE.search(text) and any(map(is_broken, _strings(value))):
         raise UnreadableError(r"it holds half of a surrogate pair (\ud800 to \udfff), which is no character")
     return value
 
@@ -150,9 +150,12 @@ def require_json_values(values: dict[str, Any]) -> dict[str, Any]:
     """Return settings all of whose values JSON can hold.
 
     Raises:
-        ValueError: One is a date, bytes, a set or a number that is not finite; the text names its key.
+        ValueError: One is a date, bytes, a set, a number that is not finite or a text with half of a surrogate pair;
+            the error names its key.
     """
     for path, value in _leaves(values):
+        if is_broken(path) or (isinstance(value, str) and is_broken(value)):
+            raise ValueError(f"{path!r} holds half of a surrogate pair, which is no character")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{path!r} is {value}, which is no finite number")
         if not isinstance(value, str | int | float | bool | None):
@@ -293,7 +296,8 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(part)
 
 
-def _is_broken(text: str) -> bool:
+def is_broken(text: str) -> bool:
+    """Return True if a text holds half of a surrogate pair, which UTF-8 does not have."""
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 

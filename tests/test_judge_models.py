@@ -17,6 +17,7 @@ from personalitybench.judging.chat_judge import ChatJudge, is_dated_alias
 from tests.chat_server import ChatServer, Fault
 from tests.killed_judge import items
 from tests.test_chat_judge import KEY, profile
+from tests.test_lm_eval_records import write
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -97,6 +98,47 @@ def test_names_stand_in_the_manifest_and_in_the_row(
     (board,) = tmp_path.glob("out/**/leaderboard.json")
     (row,) = json.loads(board.read_text())["rows"]
     assert row["provenance"]["judge_models"] == {"judge-as-served": 4}
+
+
+def test_names_stand_in_the_manifests_of_lm_eval_comparisons_and_null_baselines(
+    chat_server: ChatServer, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    judge = tmp_path / "mine.yaml"
+    settings = f"settings: {{model: judge, base_url: {chat_server.url}, api_key_env: TEST_KEY}}"
+    judge.write_text(f"id: mine\nprovider: chat\nsummary: s\n{settings}\n")
+    write(tmp_path / "out")
+    cache = tmp_path / "cache"
+    environment = {"TEST_KEY": KEY, "PERSONALITYBENCH_CACHE": str(cache)}
+    done = command("judge", "out", "--judge", str(judge), **environment)
+    assert done.returncode == 0, done.stderr
+    done = command(
+        "judges", "compare", str(judge), "--answers", "gold", "--sample", "1", "--repeats", "2", **environment
+    )
+    assert done.returncode == 0, done.stderr
+
+    def models(folder: Path) -> list[dict[str, Any]]:
+        manifests = [json.loads(path.read_text()) for path in sorted(folder.rglob("mine-*/**/*.json"))]
+        manifests += [json.loads(path.read_text()) for path in sorted(folder.rglob("mine-*.json"))]
+        assert all(manifest["models"].keys() == {"judge-as-served"} for manifest in manifests)
+        assert all(manifest["models"]["judge-as-served"] == 2 * manifest["lines"] for manifest in manifests)
+        return manifests
+
+    assert len(models(tmp_path / "out" / "ratings")) == 1
+    assert len(models(cache / "judges" / "floors")) == 4
+    assert len(models(cache / "judges" / "comparisons")) == 2
+    asked = len(chat_server.requests)
+    again = command(
+        "judges", "compare", str(judge), "--answers", "gold", "--sample", "1", "--repeats", "2", **environment
+    )
+    assert again.returncode == 0, again.stderr
+    assert len(chat_server.requests) == asked
+    (sheet,) = (path for path in (cache / "judges" / "comparisons").rglob("*.jsonl") if "repeat" not in path.name)
+    lines = sheet.read_text().splitlines(keepends=True)
+    sheet.write_text("".join([*lines, lines[0]]))
+    compare = ("judges", "compare", str(judge), "--answers", "gold", "--sample", "1")
+    done = command(*compare, **environment)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert f"{sheet.name}:{len(lines) + 1} repeats the rating of line 1" in done.stderr
 
 
 def test_ever_new_names_are_not_told_for_ever(

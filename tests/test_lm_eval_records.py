@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,9 @@ import pytest
 
 from personalitybench.errors import PersonalityBenchError
 from personalitybench.leaderboard.build import build_board
+from personalitybench.leaderboard.examples import pick_examples
 from personalitybench.leaderboard.lm_eval_results import log_warnings, read_cells, read_tasks
+from personalitybench.leaderboard.render import write_board
 from personalitybench.model_identity import identify_folder
 from personalitybench.task_record import record_files
 from tests.mutations import assert_accepts_or_refuses, json_mutants, jsonl_mutants, mutant_count
@@ -175,19 +178,20 @@ def test_results_of_other_tasks_and_programs_are_passed_over(tmp_path: Path) -> 
     assert row.provenance.note == "The results do not record which weights answered: the revision is unstated."
 
 
-def read(folder: Path) -> None:
+def read(folder: Path, *, as_pages: bool) -> None:
     cells = list(read_cells(folder))
-    if cells:
-        build_board("b", cells)
+    board = build_board("b", cells) if cells else None
+    if board is not None and as_pages:
+        write_board(board, folder / "board", "b", pick_examples(cells))
 
 
 def test_every_mutant_of_a_results_file_is_read_or_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL)
     folder = write(tmp_path / "out")
     accepted = 0
-    for mutant in json_mutants(results(), mutant_count(), seed=3):
+    for number, mutant in enumerate(json_mutants(results(), mutant_count(), seed=3)):
         (folder / "results_1.json").write_bytes(mutant)
-        accepted += assert_accepts_or_refuses(lambda: read(folder), mutant)
+        accepted += assert_accepts_or_refuses(partial(read, folder, as_pages=number % 10 == 0), mutant)
     assert 0 < accepted < mutant_count()
 
 
@@ -195,9 +199,9 @@ def test_every_mutant_of_samples_is_read_or_refused(tmp_path: Path, caplog: pyte
     caplog.set_level(logging.CRITICAL)
     folder = write(tmp_path / "out")
     accepted = 0
-    for mutant in jsonl_mutants(samples(), mutant_count(), seed=4):
+    for number, mutant in enumerate(jsonl_mutants(samples(), mutant_count(), seed=4)):
         (folder / f"samples_{TASK}_1.jsonl").write_bytes(mutant)
-        accepted += assert_accepts_or_refuses(lambda: read(folder), mutant)
+        accepted += assert_accepts_or_refuses(partial(read, folder, as_pages=number % 10 == 0), mutant)
     assert 0 < accepted < mutant_count()
 
 

@@ -46,7 +46,7 @@ def lines(rows: list[dict[str, Any]]) -> bytes:
     "trait",
     [
         *({"rating": value} for value in (6, 0.99, float("nan"), float("inf"), True, "5", None, [], {}, 10**299)),
-        *({"unrated": value} for value in (None, "", 1, True, {}, [])),
+        *({"unrated": value} for value in (None, "", 1, True, {}, [], "\ud800")),
         *({}, None, 3, "5", [], {"rating": 3.0, "basis": 1}),
     ],
     ids=str,
@@ -86,6 +86,7 @@ def test_ratings_of_another_answer_are_no_repeat(tmp_path: Path) -> None:
         ({"answer": 5}, "'answer' is no text"),
         ({"answer": None}, "'answer' is no text"),
         ({"id": 1}, "'id' is no text"),
+        ({"id": "\ud800"}, "'id' holds half of a surrogate pair"),
         ({"question": []}, "'question' is no text"),
         ({"trait": "x"}, "unknown trait 'x'"),
         ({"unrated": "x"}, "'unrated' has no reason"),

@@ -17,6 +17,7 @@ from personalitybench.files import Sheet
 from personalitybench.leaderboard.differences import compare_boards
 from personalitybench.runs.verify import verify_boards
 from tests.full_board import full_board
+from tests.mutations import assert_accepts_or_refuses, json_mutants, jsonl_mutants, mutant_count
 from tests.security.terminal import one_line, run_command
 from tests.test_runs import SUITE, TWO_TARGETS, run
 
@@ -176,6 +177,49 @@ def test_without_answers_there_is_nothing_to_verify(
 ) -> None:
     prepare(tmp_path / "x")
     assert says in verify(tmp_path / "x")[1]
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", ["answers.jsonl", "offline-*.jsonl"])
+def test_every_mutant_of_a_sheet_with_a_manifest_that_fits_is_verified_or_refused(name: str, copied: Path) -> None:
+    path = next(copied.glob(f"calls/none-*/extraversion-high/{name}"))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def attempt(mutant: bytes) -> None:
+        path.write_bytes(mutant)
+        Sheet(path).manifest.unlink(missing_ok=True)
+        Sheet(path).finish()
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            verify_boards([copied], [], PlainConsole(file=nowhere))
+
+    for mutant in jsonl_mutants(rows, mutant_count(30), seed=5):
+        assert_accepts_or_refuses(lambda mutant=mutant: attempt(mutant), mutant)
+
+
+@pytest.mark.model
+def test_every_mutant_of_a_record_of_a_call_is_verified_or_refused(copied: Path) -> None:
+    path = next(copied.glob("calls/none-*/call.json"))
+
+    def attempt(mutant: bytes) -> None:
+        path.write_bytes(mutant)
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            verify_boards([copied], [], PlainConsole(file=nowhere))
+
+    for mutant in json_mutants(json.loads(path.read_text()), mutant_count(30), seed=6):
+        assert_accepts_or_refuses(lambda mutant=mutant: attempt(mutant), mutant)
+
+
+@pytest.mark.model
+def test_every_mutant_of_a_board_is_compared_or_refused(copied: Path) -> None:
+    path = copied / "leaderboard.json"
+
+    def attempt(mutant: bytes) -> None:
+        path.write_bytes(mutant)
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            verify_boards([copied], [], PlainConsole(file=nowhere))
+
+    for mutant in json_mutants(json.loads(path.read_text()), mutant_count(30), seed=7):
+        assert_accepts_or_refuses(lambda mutant=mutant: attempt(mutant), mutant)
 
 
 def test_files_of_earlier_versions_lack_fields_of_the_provenance() -> None:

@@ -23,7 +23,8 @@ from personalitybench.errors import ConfigurationError, PersonalityBenchError, u
 from personalitybench.files import content_hash, is_file, named_folder
 from personalitybench.host_policy import OPENAI_KEY, refuse_unnamed_hosts
 from personalitybench.interrupts import run_coroutine
-from personalitybench.outside_files import load_yaml
+from personalitybench.outside_files import is_broken, load_yaml
+from personalitybench.outside_text import single_line
 from personalitybench.registry import Registry
 from personalitybench.resources import bundled
 from personalitybench.validation import validate
@@ -121,7 +122,7 @@ def verdict_from_json(value: Any) -> Verdict:
         raise ValueError(f"a verdict is a mapping with 'rating' or 'unrated', not {value!r:.80}")  # noqa: TRY004
     if "unrated" in value:
         reason = value["unrated"]
-        if not isinstance(reason, str) or not reason:
+        if not isinstance(reason, str) or not reason or is_broken(reason):
             raise ValueError(f"the reason of an unrated answer is a word, not {reason!r:.80}")
         return Unrated(reason, str(value.get("detail", "")))
     rating, basis = value.get("rating"), value.get("basis", {})
@@ -143,7 +144,7 @@ def count_models(verdicts: Iterable[Verdict]) -> dict[str, int]:
             members = verdict.basis.get("members")
             parts = members.values() if isinstance(members, Mapping) else ()
             each = [member.get("model") for member in parts if isinstance(member, Mapping)]
-            found.update(str(name) for name in (verdict.model, *each) if name)
+            found.update(single_line(str(name)) for name in (verdict.model, *each) if name)
     return dict(sorted(found.items()))
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from personalitybench.judging import Rating, Verdict
 from personalitybench.leaderboard.build import Cell, JudgedAnswer, group_cells, row_identity
 from personalitybench.leaderboard.schema import Row
+from personalitybench.outside_text import escape_controls
 from personalitybench.traits import TARGETS, Target
 
 _TARGETS = 3
@@ -88,13 +89,13 @@ def _example(target: Target, rows: dict[str, dict[str, JudgedAnswer]]) -> Exampl
     shown = [
         ShownAnswer(
             row=row,
-            answer=answers[question].answer,
+            answer=escape_controls(answers[question].answer),
             score=_shown(answers[question].trait, target),
             fluency=_shown(answers[question].fluency, None),
         )
         for row, answers in rows.items()
     ]
-    return Example(target, next(iter(rows.values()))[question].question, shown)
+    return Example(target, escape_controls(next(iter(rows.values()))[question].question), shown)
 
 
 def _shown(verdict: Verdict, target: Target | None) -> float | str:

@@ -238,6 +238,10 @@ def _read_results(path: Path) -> Iterator[TaskResults]:
     if not ours:
         return
     run = validate(_Run, results.config, f"{path}: config")
+    try:
+        require_json_values(run.model_dump())
+    except ValueError as error:
+        raise DataError(f"{path}: config: {error}") from error
     args = _model_arguments(path, results, run)
     counts = results.samples or {}
     for task, record in ours.items():

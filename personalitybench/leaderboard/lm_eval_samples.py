@@ -8,7 +8,7 @@ from typing import Any
 
 from personalitybench.errors import DataError
 from personalitybench.judging import verdict_from_json
-from personalitybench.outside_files import parse_json
+from personalitybench.outside_files import is_broken, parse_json
 from personalitybench.traits import TRAIT_NAMES
 
 _REMEDY = "copy it again from where lm_eval ran, or run lm_eval again"
@@ -40,7 +40,7 @@ def read_samples(path: Path, filter_name: str | None, expected: int | None) -> I
                     identity = sample["doc"]["id"]
                 except (KeyError, TypeError) as error:
                     raise not_a_sample(path, number, error) from error
-                if not isinstance(identity, str):
+                if not isinstance(identity, str) or is_broken(identity):
                     raise not_a_sample(path, number, TypeError(f"id is no text: {identity!r:.80}"))
                 if identity in lines_by_id:
                     raise DataError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from personalitybench.errors import StorageError
 from personalitybench.files import Sheet
+from personalitybench.outside_files import is_broken
 from personalitybench.tasks import UNRATED
 from personalitybench.traits import TRAIT_NAMES
 
@@ -39,6 +40,8 @@ def _problem_of_answer(row: Row) -> str | None:
     for field in ("id", "trait", "question", "answer"):
         if not isinstance(row.get(field), str):
             return f"{field!r} is missing" if field not in row else f"{field!r} is no text"
+    if is_broken(row["id"]):
+        return "'id' holds half of a surrogate pair"
     if row["trait"] not in TRAIT_NAMES:
         return f"unknown trait {row['trait']!r}"
     reason = row.get(UNRATED)
