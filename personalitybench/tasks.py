@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,6 +41,7 @@ from personalitybench.lm_eval_compat import (
 )
 from personalitybench.methods import Artifact, Induction, InductionMethod, MethodContext, create_method
 from personalitybench.methods.ready import ready_sha256
+from personalitybench.metrics.counts import count
 from personalitybench.metrics.fluency import TEXT_MEASURES, measure_text
 from personalitybench.prompts import load_wording
 from personalitybench.questions import Question, shared_source
@@ -464,40 +464,6 @@ def _metric_list() -> list[dict[str, Any]]:
         }
         for name, better in higher.items()
     ]
-
-
-class Count(int):
-    """A number of documents that stays a count in lm-eval's groups.
-
-    Groups of lm-eval 0.4 and 0.5 know one aggregation, ``sum(value * size) / sum(size)``, and ignore the
-    ``aggregation`` of their configuration. A count times a size is therefore a summand that ignores sizes: the group's
-    count is the sum over its leaves. In all other arithmetic a count is an integer; lm-eval 0.5 resamples it.
-    """
-
-    def __mul__(self, _size: object) -> _Summand:  # type: ignore[override]
-        return _Summand(self)
-
-    __rmul__ = __mul__  # type: ignore[assignment]
-
-
-@dataclass(frozen=True)
-class _Summand:
-    """A count within the weighted mean of a group."""
-
-    total: int
-
-    def __add__(self, other: _Summand | int) -> _Summand:
-        return _Summand(self.total + (other.total if isinstance(other, _Summand) else other))
-
-    __radd__ = __add__
-
-    def __truediv__(self, _sizes: object) -> Count:
-        return Count(self.total)
-
-
-def count(items: Sequence[float]) -> Count:
-    """Aggregation of ``unrated``: how many."""
-    return Count(sum(items))
 
 
 def _speaks_to_api(model: Any) -> bool:

@@ -31,7 +31,8 @@ from personalitybench.lm_eval_compat import (
     generation_settings,
     generation_task,
 )
-from personalitybench.tasks import FILTER, Count, JudgeFilter, PersonalityTask, count, tasks_folder
+from personalitybench.metrics.counts import Count, count
+from personalitybench.tasks import FILTER, JudgeFilter, PersonalityTask, tasks_folder
 from tests.lm_eval_stand_ins import (
     ChatModel,
     NextGenerateTask,

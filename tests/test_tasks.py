@@ -10,7 +10,8 @@ import pytest
 from lm_eval.tasks import TaskManager
 
 from personalitybench.errors import ConfigurationError, NeedsNotMetError
-from personalitybench.tasks import Count, JudgeFilter, TaskOptions, score_document, tasks_folder
+from personalitybench.metrics.counts import Count
+from personalitybench.tasks import JudgeFilter, TaskOptions, score_document, tasks_folder
 from personalitybench.traits import TARGETS
 
 

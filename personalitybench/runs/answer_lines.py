@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lm_eval.api.instance import Instance
+
+from personalitybench.completions import NoAnswer
 from personalitybench.errors import StorageError
 from personalitybench.files import Sheet
 from personalitybench.outside_files import is_broken
@@ -12,6 +15,20 @@ from personalitybench.tasks import UNRATED
 from personalitybench.traits import TRAIT_NAMES
 
 Row = Mapping[str, Any]
+
+
+def answer_line(request: Instance, answer: str | None) -> dict[str, Any]:
+    """Return the line of an answer; of one that the model did not give it says why."""
+    row = {
+        "id": request.doc["id"],
+        "trait": request.doc["trait"],
+        "question": request.doc["question"],
+        "prompt": request.args[0],
+        "answer": str(answer or ""),
+    }
+    if isinstance(answer, NoAnswer):
+        row[UNRATED] = {"reason": answer.reason, "detail": answer.detail}
+    return row
 
 
 def read_answers(sheet: Sheet) -> list[dict[str, Any]]:

@@ -27,7 +27,6 @@ from personalitybench.backends.loading import (
 from personalitybench.backends.needs import capabilities_for, check_needs
 from personalitybench.backends.served import InterruptedAnswersError, ServedModel, ServedModelError
 from personalitybench.backends.whole_answers import require_whole_answers, require_whole_prompts
-from personalitybench.completions import NoAnswer
 from personalitybench.errors import StorageError
 from personalitybench.files import Sheet, refuse_non_folder, sweep
 from personalitybench.host_policy import refuse_unnamed_hosts
@@ -44,7 +43,7 @@ from personalitybench.leaderboard.schema import Floors, Leaderboard, Sweep
 from personalitybench.locks import find_holder
 from personalitybench.methods import Artifact, create_method
 from personalitybench.runs import tuning
-from personalitybench.runs.answer_lines import read_answers
+from personalitybench.runs.answer_lines import answer_line, read_answers
 from personalitybench.runs.batches import before_rating
 from personalitybench.runs.call_folders import CallFolders, asked_for
 from personalitybench.runs.calls import Call, Tuning
@@ -56,7 +55,6 @@ from personalitybench.runs.store import CallFolder, RunFolder
 from personalitybench.runs.suite import ModelSpec, Suite
 from personalitybench.strengths import strength_for
 from personalitybench.tasks import (
-    UNRATED,
     PersonalityTask,
     judge_fingerprint,
     rating_requests,
@@ -419,7 +417,7 @@ class Run:
                 rows: dict[Target, list[dict[str, Any]]] = {}
                 for (target, request), answer in zip(asked, answers, strict=True):
                     if request.doc["id"] not in done[target] and not (served and answer is None):
-                        rows.setdefault(target, []).append(_answer_row(request, answer))
+                        rows.setdefault(target, []).append(answer_line(request, answer))
                 for target, new in rows.items():
                     sheets[target].lines.append(new)
                 stage.advance(sum(map(len, rows.values())))
@@ -493,16 +491,3 @@ class Run:
             arguments = self.calls.model_arguments(spec)
             self._loaded = (key, load_model(spec.backend, arguments, spec.batch_size, spec.device))
         return self._loaded[1]
-
-
-def _answer_row(request: Instance, answer: str | None) -> dict[str, Any]:
-    row = {
-        "id": request.doc["id"],
-        "trait": request.doc["trait"],
-        "question": request.doc["question"],
-        "prompt": request.args[0],
-        "answer": str(answer or ""),
-    }
-    if isinstance(answer, NoAnswer):
-        row[UNRATED] = {"reason": answer.reason, "detail": answer.detail}
-    return row
