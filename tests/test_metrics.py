@@ -141,7 +141,7 @@ def test_measures_stay_in_their_range(answer: str) -> None:
     found = measure_text(answer)
     assert found.keys() <= TEXT_MEASURES.keys()
     assert found["words"] >= 0
-    assert found["unfinished"] in {0.0, 1.0}
+    assert found.get("unfinished", 0.0) in {0.0, 1.0}  # left out for Thai and Lao
     assert ("distinct_2" in found) == (found["words"] >= 2)
     assert ("repetition" in found) == (found["words"] >= 3)
     assert 0 < found.get("distinct_2", 1) <= 1
