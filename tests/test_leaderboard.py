@@ -91,6 +91,12 @@ def test_figures_by_hand() -> None:
     assert row.fluency_traits["openness"].mean == 10.0
 
 
+def test_a_reason_that_is_no_utf8_is_written_escaped(tmp_path: Path) -> None:
+    board = build_board("b", [cell("openness:high", {"q0": Unrated("a\ud800"), "q1": Rating(2.0)})])
+    path = write_board(board, tmp_path)[0]
+    assert read_board(path).rows[0].targets["openness:high"].unrated == {"a\\ud800": 1}
+
+
 def test_nothing_rated_is_no_number() -> None:
     board = build_board("b", [cell("openness:high", {"q0": Unrated("refusal")}), cell("openness:low", ratings(2.0))])
     (row,) = board.rows

@@ -23,7 +23,7 @@ from personalitybench.errors import ConfigurationError, PersonalityBenchError, u
 from personalitybench.files import content_hash, is_file, named_folder
 from personalitybench.host_policy import OPENAI_KEY, refuse_unnamed_hosts
 from personalitybench.interrupts import run_coroutine
-from personalitybench.outside_files import is_broken, load_yaml
+from personalitybench.outside_files import load_yaml
 from personalitybench.outside_text import single_line
 from personalitybench.registry import Registry
 from personalitybench.resources import bundled
@@ -122,7 +122,7 @@ def verdict_from_json(value: Any) -> Verdict:
         raise ValueError(f"a verdict is a mapping with 'rating' or 'unrated', not {value!r:.80}")  # noqa: TRY004
     if "unrated" in value:
         reason = value["unrated"]
-        if not isinstance(reason, str) or not reason or is_broken(reason):
+        if not isinstance(reason, str):
             raise ValueError(f"the reason of an unrated answer is a word, not {reason!r:.80}")
         return Unrated(reason, str(value.get("detail", "")))
     rating, basis = value.get("rating"), value.get("basis", {})

@@ -26,6 +26,7 @@ from personalitybench.leaderboard.schema import (
 )
 from personalitybench.metrics.fluency import measure_text
 from personalitybench.metrics.statistics import sum_interval, summarise
+from personalitybench.outside_text import escape_controls
 from personalitybench.traits import TARGETS, TRAIT_NAMES, Pole, Target
 from personalitybench.version_log import other_devices, other_versions
 
@@ -236,7 +237,7 @@ def _target_result(answers: Sequence[JudgedAnswer], scores: Scores, fluency: Sco
     measured: dict[str, list[float]] = defaultdict(list)
     for answer in answers:
         if not isinstance(answer.trait, Rating):
-            unrated[answer.trait.reason] += 1
+            unrated[escape_controls(answer.trait.reason)] += 1
         for measure, value in measure_text(answer.answer).items():
             measured[measure].append(value)
     return TargetResult(

@@ -101,5 +101,5 @@ def _example(target: Target, rows: dict[str, dict[str, JudgedAnswer]]) -> Exampl
 def _shown(verdict: Verdict, target: Target | None) -> float | str:
     """A rating, of a trait seen from the target, or the reason why there is none."""
     if not isinstance(verdict, Rating):
-        return verdict.reason
+        return escape_controls(verdict.reason)
     return verdict.value if target is None else target.score(verdict.value)
