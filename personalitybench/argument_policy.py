@@ -20,9 +20,11 @@ _SECRET = re.compile(
     r"(?:.*_)?(?:(?:auth|access|hf|hub|api|bearer|refresh|session)_?token|(?:api|access|secret|private)_?key|password"
     r"|passwd|passphrase|secret|credentials?|headers?|authorization|cookies?)|token|key|bearer|auth",
 )
-_SECRET_IN_TEXT = re.compile(r"(?i)\b([\w-]*(?:token|key|password|secret|authorization|cookie)\s*[=:]\s*)[^\s,}]+")
-_NAMED_IN_TEXT = re.compile(r"([\w-]+)[\"']?\s*[=:]\s*[\"']?(?!(?:true|false|none|null)\b)[^\s,}\"']", re.IGNORECASE)
-_CREDENTIALS_IN_TEXT = re.compile(r"://[^/\s@]*:[^/\s@]*@")
+_SECRET_IN_TEXT = re.compile(r"(?i)((?:token|key|password|secret|authorization|cookie)\s*[=:]\s*)[^\s,}]+")
+_NAMED_IN_TEXT = re.compile(
+    r"([\w-]{1,100})[\"']?\s*[=:]\s*[\"']?(?!(?:true|false|none|null)\b)[^\s,}\"']", re.IGNORECASE
+)
+_CREDENTIALS_IN_TEXT = re.compile(r"://[^/\s@]{0,200}:[^/\s@]{0,200}@")
 _CODE_NAMES = re.compile(
     r"trust_remote_code|(?:worker|worker_extension|scheduler)_cls|logits_processors?|custom_pipeline|.*_plugin"
 )

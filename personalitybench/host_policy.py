@@ -36,7 +36,7 @@ _BASE = re.compile(r"(?:api_)?base(?:_url)?")
 _ADDRESS_NAMES = re.compile(
     r"(?:.*_)?(?:url|uri|endpoint|host|hostname|ip|addr|address|server|servers|proxy|proxies|api_base)"
 )
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
+_URL = re.compile(r"([A-Za-z0-9+.-]{1,30})://([^/?#]*)")  # bounded, so that long words take no quadratic time
 
 
 @dataclass(frozen=True)

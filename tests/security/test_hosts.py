@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from personalitybench.argument_policy import redact
 from personalitybench.backends.loading import load_model
 from personalitybench.errors import ConfigurationError
 from personalitybench.host_policy import destinations, refuse_unnamed_hosts
@@ -207,3 +209,11 @@ def test_the_option_takes_hosts_and_addresses(given: str, host: str) -> None:
 def test_the_option_refuses_what_is_no_host(given: str) -> None:
     with pytest.raises(ConfigurationError, match="is no host"):
         allow_hosts(given)
+
+
+@pytest.mark.parametrize("text", ["x" * 200_000, "x-" * 100_000, "a://" * 50_000, ":" * 200_000])
+def test_long_values_take_little_time(text: str) -> None:
+    before = time.process_time()
+    destinations({"x": text, "base_url": text})
+    redact(text)
+    assert time.process_time() - before < 2
