@@ -36,13 +36,14 @@ define resolved
 	$(1)/bin/python -m pip list
 endef
 
-.PHONY: help demo test test-slow test-vllm test-lowest test-newest check check-vllm lock wheel clean
+.PHONY: help demo test test-slow fuzz test-vllm test-lowest test-newest check check-vllm lock wheel clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo         compare ways of prompting a personality, and edited neurons, on a small real model"
 	@echo "make test         run the tests"
 	@echo "make test-slow    run the tests that take over a minute, too"
+	@echo "make fuzz         give each reader of outside files MUTANTS=10000 mutated files"
 	@echo "make test-vllm    run the tests of the vLLM plug-in (Linux; no GPU needed)"
 	@echo "make test-lowest  run the tests with the lowest versions that pyproject.toml allows"
 	@echo "make test-newest  run the tests with the newest versions there are, upper bounds lifted"
@@ -63,6 +64,10 @@ test: .venv-test/$(READY)
 
 test-slow: .venv-test/$(READY)
 	.venv-test/bin/pytest $(PYTEST)
+
+MUTANTS ?= 10000
+fuzz: .venv-test/$(READY)
+	PERSONALITYBENCH_MUTANTS=$(MUTANTS) .venv-test/bin/pytest $(PYTEST) $$(grep -rl --include '*.py' 'mutant_count(' tests)
 
 # By file: tests of a file share processes that take long to start.
 test-vllm: .venv-vllm/$(READY)

@@ -30,22 +30,10 @@ VALUES: tuple[Any, ...] = (
 """Replacements for a value: other types, and numbers and texts that break arithmetic, encoding or layout."""
 
 _RAW = (
-    b"NaN",
-    b"1e999",
-    b"9" * 4001,
-    b"[" * 200,
-    b"\xff",
-    b"\x00",
-    b'"',
-    b"{",
-    b"}",
-    b"\n",
-    b"\n\n",
-    b"\r",
-    b"\\ud800",
+    *(b"NaN", b"Infinity", b"null", b"1e999", b"-0.0", b"9" * 4001, b"[" * 200, b"[" * 100_000, b'{"a":' * 100_000),
+    *(b"\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\x00", b'"', b"{", b"}", b"\n", b"\n\n", b"\r"),
+    *(b"\xe2\x80\xa8", b"\\ud800", b"\\ud83d", b"\\udc00\\ud800", b'{"question": "One?", "question": "Two?"}'),
 )
-
-Mutation = Callable[[Any, random.Random], Any]
 
 
 def mutant_count(default: int = 200) -> int:

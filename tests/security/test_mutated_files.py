@@ -18,29 +18,9 @@ from personalitybench.leaderboard.lm_eval_samples import read_samples
 from personalitybench.questions import FolderSource, parse_questions
 from personalitybench.traits import TARGETS
 from tests.made_up import make_set
+from tests.mutations import damage_bytes, mutant_count
 
-COUNT = int(os.environ.get("PERSONALITYBENCH_TEST_MUTATIONS", "150"))
-_NASTY = [
-    b"\\ud83d",
-    b"\\udc00\\ud800",
-    b"[" * 100_000,
-    b'{"a":' * 100_000,
-    b"\xef\xbb\xbf",
-    b"\xff\xfe",
-    b"\xed\xa0\x80",
-    b"NaN",
-    b"Infinity",
-    b"1" * 5000,
-    b"1e999",
-    b"-0.0",
-    b"null",
-    b"\x00",
-    b'"',
-    b"\n",
-    b"\r",
-    b"\xe2\x80\xa8",
-    b'{"question": "One?", "question": "Two?"}',
-]
+COUNT = mutant_count(150)
 
 
 def questions(path: Path) -> Any:
@@ -80,16 +60,6 @@ READERS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], Any]]] = 
 }
 
 
-def mutate(data: bytes, draw: random.Random) -> bytes:
-    """Change a file in one to three places."""
-    for _ in range(draw.randint(1, 3)):
-        start = draw.randrange(len(data) + 1)
-        end = min(len(data), start + draw.choice([0, 0, 1, 3, 20]))
-        new = draw.choice([*_NASTY, bytes([draw.randrange(256)]), data[start : start + 30]])
-        data = data[:start] + new + data[end:]
-    return data
-
-
 @pytest.mark.parametrize("kind", READERS)
 def test_a_mutated_file_is_read_or_refused_with_its_name(kind: str, tmp_path: Path) -> None:
     name, write, read = READERS[kind]
@@ -99,7 +69,10 @@ def test_a_mutated_file_is_read_or_refused_with_its_name(kind: str, tmp_path: Pa
     whole, draw = path.read_bytes(), random.Random(kind)  # noqa: S311 (reproducible, not secret)
     refused = 0
     for number in range(COUNT):
-        path.write_bytes(mutate(whole, draw))
+        mutant = whole
+        for _ in range(draw.randint(1, 3)):
+            mutant = damage_bytes(mutant, draw)
+        path.write_bytes(mutant)
         try:
             value = read(path)
         except PersonalityBenchError as error:

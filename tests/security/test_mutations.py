@@ -1,12 +1,8 @@
-"""Suites, profiles and rubrics with values replaced, nested or deleted: each is taken or refused with one line.
-
-``PERSONALITYBENCH_MUTATIONS`` is the number of examples of each kind; a few hundred if it is not set.
-"""
+"""Suites, profiles and rubrics with values replaced, nested or deleted: each is taken or refused with one line."""
 
 from __future__ import annotations
 
 import copy
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +20,9 @@ from personalitybench.judging.rubrics import load_rubric
 from personalitybench.resources import bundled
 from personalitybench.runs.plan import make_plan
 from personalitybench.runs.suite import load_suite
+from tests.mutations import mutant_count
 
-EXAMPLES = int(os.environ.get("PERSONALITYBENCH_MUTATIONS", "200"))
+EXAMPLES = mutant_count()
 
 SUITE = {
     "name": "s",
