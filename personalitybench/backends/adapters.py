@@ -271,7 +271,7 @@ class AdapterPool:
         except DependencyDriftError:
             self._forget(name)
             raise
-        self._prove_products(name)
+        self._prove_products(name, files, strength)
 
     def _give_to_peft(
         self, name: str, config: AdapterConfig, weights: dict[str, Tensor], modules: list[str], strength: float
@@ -307,10 +307,11 @@ class AdapterPool:
                 if not torch.equal(held.detach(), given.to(held.device, held.dtype)):
                     raise drift_error("peft", f"loaded other matrices than those of the file into {module}")
 
-    def _prove_products(self, name: str) -> None:
+    def _prove_products(self, name: str, files: AdapterFiles, strength: float) -> None:
         """Compare our product of an adapter with peft's own, in one layer and on random input.
 
         Raises:
+            ModelError: They are not finite.
             DependencyDriftError: They differ, or peft's layer does not have the attributes that are read.
         """
         try:
@@ -319,6 +320,12 @@ class AdapterPool:
         except (AttributeError, KeyError, TypeError, StopIteration) as error:
             self._forget(name)
             raise drift_error("peft", f"has other layers than adapters are served with ({error})") from error
+        if not bool(torch.isfinite(expected).all()):
+            self._forget(name)
+            raise ModelError(
+                f"adapter {files.folder} at strength {strength:g} adds numbers that are not finite (lora_alpha "
+                f"{files.config.lora_alpha:g}): lower the strength, or fit the method again"
+            )
         distance = float((found - expected).abs().max())
         if not distance <= 4 * torch.finfo(expected.dtype).eps * float(expected.abs().max()):
             self._forget(name)
@@ -343,6 +350,10 @@ class AdapterPool:
 
     def _forget(self, name: str) -> None:
         """Take away what peft has of an adapter that could not be loaded whole."""
+        if self._peft is not None:  # whole, it leaves by peft's own way, which chooses another active adapter
+            with suppress(AttributeError, KeyError, TypeError, ValueError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._peft.delete_adapter(name)
         for layer in self._layers():
             with suppress(AttributeError, KeyError, TypeError):  # of a peft that changed, which is told already
                 layer.delete_adapter(name)

@@ -2,13 +2,15 @@
 
 A request says what it wants in ``gen_kwargs["extra_args"]["personalitybench"]``. Every steered batch proves that it
 was steered (the canary): as many tokens were edited as were generated, and the logits moved. So does every adapter.
+A row of each batch is compared with the same row alone.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +24,8 @@ from personalitybench.activations.calls import generated_sequences, output_logit
 from personalitybench.activations.interventions import Intervention
 from personalitybench.activations.layouts import Gates, find_gates
 from personalitybench.activations.steering import Row, Steering, end_tokens, steered
+from personalitybench.backends.canary import AnsweredRow, Canary, Order
+from personalitybench.backends.logits import LogitsError, RecordedLogits, recorded
 from personalitybench.backends.needs import CAPABILITIES, STEERABLE
 from personalitybench.backends.wishes import Wish
 from personalitybench.errors import ConfigurationError, ModelError
@@ -29,15 +33,6 @@ from personalitybench.versions import drift_error, import_failure
 
 if TYPE_CHECKING:
     from personalitybench.backends.adapters import AdapterPool
-
-
-@dataclass(frozen=True)
-class _Order:
-    """How one row of a batch is to be answered."""
-
-    wish: Wish | None
-    intervention: Row = None
-    adapter: str | None = None  # as the pool of adapters names it, strength included
 
 
 class _Prompt(str):
@@ -68,7 +63,7 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         self.adapted_answers = 0
         self._unserved = 0  # wishes of the requests that are being answered
         self._encoded: list[Any] = []  # the prompts of the batch that was encoded last
-        self._proven: set[_Order] = set()
+        self._canary = Canary(self._read)
         self._interventions: dict[Path, Intervention] = {}
 
     @cached_property
@@ -119,21 +114,27 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         if not self._unserved:
             return answer(*args, **kwargs)
         context, mask = _context_and_mask([*args, *kwargs.values()])
+        prompts = self._encoded
         wishes = self._take_wishes(len(context))
         if not any(wishes):
             return answer(*args, **kwargs)
-        orders = [
-            _Order(wish, self._row(wish), adapter)
-            for wish, adapter in zip(wishes, self._load_adapters(wishes), strict=True)
-        ]
-        with self._altered(orders, prompt_columns=context.shape[1]) as steering:
-            output = generated_sequences(answer(*args, **kwargs), context)
+        orders = self._orders(wishes)
+        start = context.shape[1]
+        try:
+            with recorded(self.model, start) as logits, self._altered(orders, prompt_columns=start) as steering:
+                output = generated_sequences(answer(*args, **kwargs), context)
+        except LogitsError as error:
+            raise self._blame(error, orders, context, mask) from error
         if steering is not None:
-            self._check_counts(steering, wishes, output[:, context.shape[1] :])
+            self._check_counts(steering, wishes, output[:, start:])
         self.adapted_answers += sum(order.adapter is not None for order in orders)
-        self._check_logits(orders, output, context.shape[1], mask)
+        self._canary.check(self._rows(prompts, output, mask, logits))
         self._unserved -= sum(wish is not None for wish in wishes)
         return output
+
+    def _orders(self, wishes: Sequence[Wish | None]) -> list[Order]:
+        adapters = self._load_adapters(wishes)
+        return [Order(wish, self._row(wish), adapter) for wish, adapter in zip(wishes, adapters, strict=True)]
 
     def _take_wishes(self, rows: int) -> list[Wish | None]:
         """Take the wishes of a batch from its prompts.
@@ -162,7 +163,7 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
         return self._interventions[wish.intervention], wish.strength
 
     @contextmanager
-    def _altered(self, orders: Sequence[_Order], prompt_columns: int | None = None) -> Iterator[Steering | None]:
+    def _altered(self, orders: Sequence[Order], prompt_columns: int | None = None) -> Iterator[Steering | None]:
         """Give each row of a batch its adapter and its intervention; yields what counts the latter, if any has one."""
         wishes = [order.wish for order in orders]
         with ExitStack() as stack:
@@ -198,36 +199,69 @@ class SteerableModel(HFLM):  # type: ignore[misc]  # lm-eval publishes no types
                 raise ModelError(f"steering failed: {edited} tokens of an answer were edited, expected {expected}")
         self.steered_tokens += sum(steering.edited_tokens)
 
-    def _check_logits(self, orders: Sequence[_Order], output: torch.Tensor, start: int, mask: torch.Tensor) -> None:
-        """Read prompt and first answer token again, as a row was answered and without: the logits must differ.
+    def _rows(
+        self, prompts: Sequence[Any], output: torch.Tensor, mask: torch.Tensor, logits: RecordedLogits
+    ) -> list[AnsweredRow]:
+        """Lay out a batch for the canary: edits and tokens of each row come from its prompt, not from its place.
 
-        An adapter is compared with the model alone, an intervention with what it was put on. Once for each.
+        Raises:
+            DependencyDriftError: A row holds the tokens of another prompt, or no logits were recorded.
         """
-        for index, order in enumerate(orders):
-            tokens = output[index : index + 1, : start + 1]
-            seen = torch.cat([mask[index : index + 1], mask.new_ones(1, 1)], dim=1)
-            adapted, wish = _Order(None, None, order.adapter), order.wish
-            edits = order.intervention is not None and len(order.intervention[0]) > 0
-            if wish is not None and order.adapter is not None and adapted not in self._proven:
-                if torch.equal(self._logits(_Order(None), tokens, seen), self._logits(adapted, tokens, seen)):
-                    raise ModelError(
-                        f"the adapter changed nothing: {wish.adapter} at strength {wish.adapter_strength:g} leaves the "
-                        "logits as they are; check that its training changed it (its matrices B are zero before), and "
-                        "fit the method again"
-                    )
-                self._proven.add(adapted)
-            if wish is not None and edits and order not in self._proven and int(tokens[0, -1]) not in self._stop_tokens:
-                if torch.equal(self._logits(adapted, tokens, seen), self._logits(order, tokens, seen)):
-                    raise ModelError(
-                        f"steering changed nothing: {wish.intervention} at strength {wish.strength:g} leaves the "
-                        "logits as they are; check that the intervention was fitted for this model"
-                    )
-                self._proven.add(order)
+        start = mask.shape[1]
+        if start not in logits.columns:
+            raise drift_error("transformers", "does not read a prompt's last token in a forward call of its own batch")
+        rows = []
+        for index, (prompt, order) in enumerate(
+            zip(prompts, self._orders([prompt.wish for prompt in prompts]), strict=True)
+        ):
+            alone = super().tok_batch_encode([str(prompt)])[0][0].to(output.device)
+            tokens = output[index, :start][mask[index].bool()]
+            if not torch.equal(alone[-len(tokens) :], tokens):
+                raise drift_error("lm_eval", "answers the prompts of a batch in another order than it encodes them")
+            answer = output[index, start:]
+            ends = torch.isin(answer, torch.tensor(sorted(self._stop_tokens), device=answer.device))
+            answer = answer[: int(ends.int().argmax()) if bool(ends.any()) else len(answer)]
+            steps = [start, start + 1] if len(answer) and start + 1 in logits.columns else [start]
+            recorded_logits = torch.stack([logits.columns[step][index] for step in steps])
+            rows.append(AnsweredRow(order, tokens, answer, recorded_logits))
+        return rows
 
-    def _logits(self, order: _Order, tokens: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """Logits [vocabulary] after a prompt and one answer token [1, tokens], read as one row is to be answered."""
-        with torch.inference_mode(), self._altered([order], prompt_columns=tokens.shape[1] - 1):
-            return output_logits(run_forward(self.model, tokens, seen), self.model)[0, -1]
+    def _blame(
+        self, error: LogitsError, orders: Sequence[Order], context: torch.Tensor, mask: torch.Tensor
+    ) -> ModelError:
+        """Name the edits of a row whose logits are of no use, unless they are of none without edits, too."""
+        row = error.rows[0]
+        order = orders[row] if row < len(orders) else Order()
+        if order == Order():
+            return error
+        try:
+            self._read([Order()], context[row : row + 1], mask[row : row + 1], context.shape[1])
+        except LogitsError:
+            return error
+        return ModelError(
+            f"{order.describe()}: the logits are not finite, or all the same, so there is no answer: lower the "
+            "strength, or the adapter's lora_alpha"
+        )
+
+    def _read(self, orders: Sequence[Order], tokens: torch.Tensor, mask: torch.Tensor, first: int) -> torch.Tensor:
+        """Read rows in one forward pass, each under its edits; logits [rows, columns, vocabulary].
+
+        Args:
+            orders: Edits of each row.
+            tokens: Prompts and answer tokens, padded on the left, int64 [rows, columns].
+            mask: 1 where there is a token.
+            first: Column of the first answer token.
+        """
+        options = {}
+        if "position_ids" in inspect.signature(self.model.forward).parameters:  # counted as in generate()
+            options["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+        precision = getattr(self, "mixed_precision_dtype", None)
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, dtype=precision, enabled=precision is not None),
+            self._altered(orders, prompt_columns=first),
+        ):
+            return output_logits(run_forward(self.model, tokens, mask, **options), self.model)
 
 
 def _wish(request: Instance) -> Wish | None:

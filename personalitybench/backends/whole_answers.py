@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,10 @@ _UNFINISHED = "\ue000unfinished-thoughts\ue000"  # private use: no model writes 
 
 
 def require_whole_answers(model: Any, think_end_token: str | None = None) -> str | None:
-    """Make a loaded model of lm-eval mark what is no answer: failures of a server, thoughts that never end.
+    """Make a loaded model of lm-eval mark or refuse what is no answer.
+
+    Marked are failures of a server and thoughts that never end. A model of transformers fails where its logits choose
+    no token (:func:`~personalitybench.backends.logits.require_usable_logits`).
 
     Args:
         model: The model; nothing happens where it is prepared already.
@@ -31,6 +35,10 @@ def require_whole_answers(model: Any, think_end_token: str | None = None) -> str
     """
     use_whole_replies(model, think_end_token)
     _require_whole_thoughts(model)
+    if runs_on_transformers(model):
+        from personalitybench.backends.logits import require_usable_logits  # noqa: PLC0415 (torch)
+
+        require_usable_logits(model.model)
     end = getattr(model, "end_of_thoughts", getattr(model, "think_end_token", None))
     return None if end in {None, ""} else str(end)
 
@@ -56,6 +64,12 @@ def require_whole_prompts(model: Any, requests: Sequence[Instance]) -> None:
         tokens, new, request = max(too_long, key=lambda each: each[0])
         longest = f"question {request.doc['id']!r}"
         raise ConfigurationError(f"{longest}: {context_error(len(too_long), tokens, new, context)}")
+
+
+def runs_on_transformers(model: Any) -> bool:
+    """Return True for lm-eval's transformers models, without importing them."""
+    module = sys.modules.get("lm_eval.models.huggingface")
+    return module is not None and isinstance(model, module.HFLM)
 
 
 def context_error(count: int, tokens: int, new: int, context: int) -> str:

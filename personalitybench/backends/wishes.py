@@ -7,13 +7,17 @@ vLLM's ``SamplingParams.extra_args``.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
 from personalitybench.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
 
 KEY = "personalitybench"
 
@@ -96,6 +100,12 @@ class Wish:
         draw = (self.keep, self.seed) if self.keep < 1 else ()
         about = (sha256, self.strength, first - int(self.first_token), *draw)
         return hashlib.sha256("\0".join(map(str, about)).encode()).hexdigest()
+
+
+@cache
+def warn_of_strength_zero(intervention: str) -> None:
+    """Say that an intervention at strength 0 adds nothing, once for each folder."""
+    logger.warning("%s at strength 0 adds nothing: only its clamps, if it has any, change answers", intervention)
 
 
 def _number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:

@@ -5,12 +5,17 @@ Works on any engine where the plug-in is installed, lm-eval's stock ``vllm`` mod
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from personalitybench.backends.wishes import KEY, Wish
+from personalitybench.activations.interventions import Intervention, Operation
+from personalitybench.backends.wishes import KEY, Wish, warn_of_strength_zero
 from personalitybench.errors import ModelError
+
+LEAST_CHANGE = 1e-3
+"""Least change of a log-probability that proves an edit, in nats, whatever the noise."""
 
 _LOGPROBS = 20  # the most that vLLM gives by default
 
@@ -101,7 +106,8 @@ def to_prove(wish: Wish | None, answer_tokens: int) -> bool:
 def check_logits(llm: Any, tokens: Sequence[int], wanted: Mapping[str, Any], prompt_tokens: int) -> float:
     """Read a prompt and its first answer token with and without each part of a wish: the logits must differ.
 
-    The adapter is compared with the model alone, the intervention with what it is added to.
+    The adapter is compared with the model alone, additions with clamps and adapter, clamps without any additions with
+    the adapter. The noise is that of the unedited prompt, read alone and twice in a batch.
 
     Args:
         llm: ``vllm.LLM``, loaded with the plug-in.
@@ -114,17 +120,44 @@ def check_logits(llm: Any, tokens: Sequence[int], wanted: Mapping[str, Any], pro
         changed less.
 
     Raises:
-        ModelError: They do not differ by more than two readings without either do.
+        ModelError: A change is not above the noise and :data:`LEAST_CHANGE`, or a log-probability is not a number.
     """
-    from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415 (optional)
-
     wish = Wish.parse({KEY: wanted})
     parts = _parts(wish) if wish is not None else []
     if wish is None or not parts:
         raise ModelError(f"nothing can be proven of a request that wants neither adapter nor intervention: {wanted}")
+    adapter = {key: value for key, value in wanted.items() if key in {"adapter", "adapter_strength"}}
+    adapted = adapter if "adapter" in parts else None
+    # Each part's edits are laid over those of the parts before it.
+    laid = {"adapter": adapter, "clamps": wanted, "additions": wanted}
+    before = {"adapter": None, "clamps": adapted, "additions": {**wanted, "strength": 0.0}}
+    (alone,) = _read(llm, tokens, [None], prompt_tokens)
+    edits = [edit for part in parts for edit in (before[part], laid[part])]
+    plain, again, *found = _read(llm, tokens, [None, None, *edits], prompt_tokens)
+    _require_numbers(plain, "the model")
+    noise = max(_distance(alone, plain), _distance(plain, again))
+    changes = {}
+    for place, part in enumerate(parts):
+        folder, strength = _named(wish, part)
+        _require_numbers(found[2 * place + 1], f"{folder} at strength {strength:g}")
+        changes[part] = _distance(found[2 * place], found[2 * place + 1])
+        if not changes[part] > max(noise, LEAST_CHANGE):
+            raise ModelError(
+                f"{part} changed nothing: {folder} at strength {strength:g} leaves the logits as they are (change "
+                f"{changes[part]:.2g}, noise {noise:.2g}); check the strength, that it was fitted for this model, and "
+                "that VLLM_PLUGINS does not leave out personalitybench"
+            )
+    return min(changes.values())
 
-    def params(extra: Mapping[str, Any] | None) -> Any:
-        return SamplingParams(
+
+def _read(
+    llm: Any, tokens: Sequence[int], edits: Sequence[Mapping[str, Any] | None], prompt_tokens: int
+) -> list[dict[int, float]]:
+    """Read one prompt under several edits in one batch; gives the log-probabilities of the likeliest next tokens."""
+    from vllm import SamplingParams, TokensPrompt  # noqa: PLC0415 (optional)
+
+    params = [
+        SamplingParams(
             temperature=0,
             max_tokens=1,
             logprobs=_LOGPROBS,
@@ -132,25 +165,20 @@ def check_logits(llm: Any, tokens: Sequence[int], wanted: Mapping[str, Any], pro
             skip_reading_prefix_cache=True,
             extra_args={KEY: {**extra, "answer_from": prompt_tokens}} if extra else None,
         )
+        for extra in edits
+    ]
+    prompts = [TokensPrompt(prompt_token_ids=list(tokens)) for _ in edits]
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    found = [output.outputs[0].logprobs[0].items() for output in outputs]
+    return [{token: entry.logprob for token, entry in items if entry.logprob != -math.inf} for items in found]
 
-    adapter = {key: value for key, value in wanted.items() if key in {"adapter", "adapter_strength"}}
-    readings = [None, None, *([adapter] if "adapter" in parts and "intervention" in parts else []), wanted]
-    outputs = llm.generate(
-        [TokensPrompt(prompt_token_ids=list(tokens)) for _ in readings],
-        [params(extra) for extra in readings],
-        use_tqdm=False,
-    )
-    found = [{token: entry.logprob for token, entry in output.outputs[0].logprobs[0].items()} for output in outputs]
-    noise = _distance(found[0], found[1])
-    changes = {part: _distance(found[1 + place], found[2 + place]) for place, part in enumerate(parts)}
-    for part, change in changes.items():
-        if change <= noise:
-            folder, strength = _named(wish, part)
-            raise ModelError(
-                f"{part} changed nothing: {folder} at strength {strength:g} leaves the logits as they are; check that "
-                f"the {part} was fitted for this model, and that VLLM_PLUGINS does not leave out personalitybench"
-            )
-    return min(changes.values())
+
+def _require_numbers(reading: Mapping[int, float], source: str) -> None:
+    if not reading or not all(map(math.isfinite, reading.values())):
+        raise ModelError(
+            f"{source}: the logits are not finite, so there is no answer: lower the strength, restore the weights, or "
+            "load the model in another precision"
+        )
 
 
 def prove_steering(llm: Any, model: Any, request: Any) -> dict[str, float]:
@@ -170,22 +198,34 @@ def prove_steering(llm: Any, model: Any, request: Any) -> dict[str, float]:
     """
     wanted = request.args[1]["extra_args"][KEY]
     wish = Wish.parse({KEY: wanted})
-    if wish is None or not _parts(wish):
+    if wish is None:
         return {}
     found: dict[str, float] = {}
     if wish.intervention is not None:
         found["edited_tokens"] = edit_counts(llm).edited_tokens
         if not found["edited_tokens"]:
             raise ModelError("steering failed: the engine edited no token")
+        if wish.strength == 0:
+            warn_of_strength_zero(str(wish.intervention))
+    if not _parts(wish):
+        return found
     prompt = model.tok_encode(request.args[0])
     answer = model.tok_encode(request.resps[0] or " ")[:1]
     return found | {"logit_change": round(check_logits(llm, [*prompt, *answer], wanted, len(prompt)), 6)}
 
 
 def _parts(wish: Wish) -> list[str]:
-    """What of a wish must be felt, in the order in which it is laid over the model."""
-    parts = ["adapter"] if wish.adapter is not None and wish.adapter_strength != 0 else []
-    return parts + (["intervention"] if wish.intervention is not None else [])
+    """What of a wish must be felt, in the order in which it is laid over the model.
+
+    An intervention at strength 0 has nothing to prove: it adds nothing, and clamps may leave an answer as it is.
+    """
+    parts = ["adapter"] if wish.has_adapter else []
+    if wish.intervention is None:
+        return parts
+    operations = Intervention.load(wish.intervention).operation
+    if not bool((operations == Operation.ADD).any()):
+        return [*parts, "clamps"] if len(operations) else parts
+    return parts if wish.strength == 0 else [*parts, "additions"]
 
 
 def _named(wish: Wish, part: str) -> tuple[Any, float]:

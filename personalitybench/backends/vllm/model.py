@@ -11,7 +11,7 @@ from personalitybench.backends.needs import CAPABILITIES, STEERABLE_VLLM
 from personalitybench.backends.vllm.canary import check_adapters, check_logits, check_tokens, edit_counts, to_prove
 from personalitybench.backends.vllm.engine import engine_arguments
 from personalitybench.backends.vllm.versions import let_lm_eval_find_vllm
-from personalitybench.backends.wishes import KEY, Wish
+from personalitybench.backends.wishes import KEY, Wish, warn_of_strength_zero
 from personalitybench.errors import NeedsNotMetError
 
 let_lm_eval_find_vllm()
@@ -62,6 +62,8 @@ class SteerableVLLM(VLLM):  # type: ignore[misc]  # lm-eval publishes no types
         check_adapters(outputs, wishes)
         self.steered_tokens += check_tokens(before, edit_counts(self.model), outputs, wishes)
         for tokens, output, wish, extra in zip(requests, outputs, wishes, extras, strict=True):
+            if wish is not None and wish.intervention is not None and wish.strength == 0:
+                warn_of_strength_zero(str(wish.intervention))
             first = list(output.outputs[0].token_ids[:1])
             if wish is None or wish in self.logit_changes or not to_prove(wish, len(output.outputs[0].token_ids)):
                 continue
