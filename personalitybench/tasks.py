@@ -93,6 +93,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         self.chat_template = False
         self.system_instruction: str | None = None
         self.thoughts_end_at: str | None = None
+        self.end_tokens: list[int] = []
         self.files: dict[str, Any] | None = None
         self._model: Any = None
         self.method = self._make_method()
@@ -173,12 +174,14 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         if not self.chat_template:
             _warn_about_chat_template()
         from personalitybench.backends.whole_answers import (  # noqa: PLC0415 (lm-eval's models are slow to import)
+            added_end_tokens,
             require_whole_answers,
             require_whole_prompts,
         )
 
         if self._model is not None:
             self.thoughts_end_at = require_whole_answers(self._model)
+            self.end_tokens = added_end_tokens(self._model)
         self.files = record_files(self.config.metadata, self._model)
         if _speaks_to_api(self._model):
             for name in _NOT_IN_APIS & self.config.generation_kwargs.keys():
@@ -202,6 +205,8 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
         built = super().construct_requests(doc, ctx, **kwargs)
         extra = self.induce(doc).extra_args
         for settings in generation_settings(built):
+            if self.end_tokens and hasattr(getattr(self._model, "model", None), "llm_engine"):
+                settings["stop_token_ids"] = self.end_tokens
             if extra:
                 settings["extra_args"] = {"personalitybench": extra}
         return built
@@ -267,6 +272,8 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
             found["system_instruction"] = self.system_instruction
         if self.thoughts_end_at is not None:
             found["think_end_token"] = self.thoughts_end_at
+        if self.end_tokens:
+            found["end_tokens"] = self.end_tokens
         return found
 
     def dump_config(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from lm_eval.api.model import CacheHook, TemplateLM
 from lm_eval.models.api_models import TemplateAPI
 
 from personalitybench.backends.served import use_whole_replies
+from personalitybench.chat_templates import bound_chat_template
 from personalitybench.completions import UNFINISHED_THOUGHTS, NoAnswer
 from personalitybench.errors import ConfigurationError
 
@@ -21,7 +22,9 @@ def require_whole_answers(model: Any, think_end_token: str | None = None) -> str
     """Make a loaded model of lm-eval mark or refuse what is no answer.
 
     Marked are failures of a server and thoughts that never end. A model of transformers fails where its logits choose
-    no token (:func:`~personalitybench.backends.logits.require_usable_logits`).
+    no token (:func:`~personalitybench.backends.logits.require_usable_logits`), and ends answers at the chat's end
+    tokens (:mod:`personalitybench.backends.end_tokens`). Chat templates are bounded
+    (:mod:`personalitybench.chat_templates`).
 
     Args:
         model: The model; nothing happens where it is prepared already.
@@ -35,10 +38,14 @@ def require_whole_answers(model: Any, think_end_token: str | None = None) -> str
     """
     use_whole_replies(model, think_end_token)
     _require_whole_thoughts(model)
+    if isinstance(model, TemplateLM) and not isinstance(model, TemplateAPI):
+        bound_chat_template(getattr(model, "tokenizer", None))
     if runs_on_transformers(model):
+        from personalitybench.backends.end_tokens import add_end_tokens  # noqa: PLC0415 (torch)
         from personalitybench.backends.logits import require_usable_logits  # noqa: PLC0415 (torch)
 
         require_usable_logits(model.model)
+        add_end_tokens(model)
     end = getattr(model, "end_of_thoughts", getattr(model, "think_end_token", None))
     return None if end in {None, ""} else str(end)
 
@@ -64,6 +71,29 @@ def require_whole_prompts(model: Any, requests: Sequence[Instance]) -> None:
         tokens, new, request = max(too_long, key=lambda each: each[0])
         longest = f"question {request.doc['id']!r}"
         raise ConfigurationError(f"{longest}: {context_error(len(too_long), tokens, new, context)}")
+
+
+def added_end_tokens(model: Any) -> list[int]:
+    """Return the end tokens of an answer that this package adds to those that the model's library knows.
+
+    For transformers they are in its generation settings. Requests to vLLM carry them as ``stop_token_ids``; vLLM knows
+    those of the weights and of the tokenizer.
+    """
+    if runs_on_transformers(model):
+        from personalitybench.backends.end_tokens import add_end_tokens  # noqa: PLC0415 (torch)
+
+        return add_end_tokens(model)
+    if not runs_on_vllm(model):
+        return []
+    from personalitybench.backends.end_tokens import end_of_turn  # noqa: PLC0415 (torch)
+
+    token = end_of_turn(model.tokenizer)
+    return [] if token is None or token == model.tokenizer.eos_token_id else [token]
+
+
+def runs_on_vllm(model: Any) -> bool:
+    """Return True for lm-eval's vLLM models."""
+    return isinstance(model, TemplateLM) and hasattr(getattr(model, "model", None), "llm_engine")
 
 
 def runs_on_transformers(model: Any) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from personalitybench.backends.loading import LOCAL_BACKENDS, quiet_libraries
 from personalitybench.backends.projections import SEPARATE, projection_widths
+from personalitybench.chat_templates import bound_chat_template
 from personalitybench.errors import ModelError, UnreadableModelError
 from personalitybench.files import read_json
 from personalitybench.judging.prices import estimate_tokens
@@ -124,6 +125,7 @@ class PlannedModel:
             except (OSError, ValueError, KeyError) as error:
                 logger.debug("tokenizer of %s: %s", self.folder, error)
                 return None
+        bound_chat_template(tokenizer)
         chat = getattr(tokenizer, "chat_template", None) is not None
 
         def count(turn: str) -> int:

@@ -26,7 +26,7 @@ from personalitybench.backends.loading import (
 )
 from personalitybench.backends.needs import capabilities_for, check_needs
 from personalitybench.backends.served import InterruptedAnswersError, ServedModel, ServedModelError
-from personalitybench.backends.whole_answers import require_whole_answers, require_whole_prompts
+from personalitybench.backends.whole_answers import added_end_tokens, require_whole_answers, require_whole_prompts
 from personalitybench.errors import StorageError
 from personalitybench.files import Sheet, refuse_non_folder, sweep
 from personalitybench.host_policy import refuse_unnamed_hosts
@@ -380,6 +380,7 @@ class Run:
                 )
                 if not chat:  # the task does not know its model
                     task.thoughts_end_at = require_whole_answers(model)
+                    task.end_tokens = added_end_tokens(model)
                     require_whole_prompts(model, task.instances)
         return [(target, request) for target, task in tasks.items() for request in task.instances]
 

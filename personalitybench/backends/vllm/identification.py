@@ -16,8 +16,10 @@ from typing import Any
 from personalitybench.activations.bins import Bins
 from personalitybench.activations.identification import Counting, Decoding, Report, part_of, questions_by_part
 from personalitybench.activations.statistics import GateStatistics, StatisticsSource, join_neurons
+from personalitybench.backends.end_tokens import end_of_turn
 from personalitybench.backends.vllm.engine import engine_arguments
 from personalitybench.backends.wishes import KEY
+from personalitybench.chat_templates import bound_chat_template
 from personalitybench.errors import DataError, ModelError
 from personalitybench.files import JsonLines
 
@@ -53,6 +55,7 @@ class VllmEngine:
         tokenizer = self._engine(self._room).get_tokenizer()
         if not getattr(tokenizer, "chat_template", None):
             raise ModelError(f"{self.model} has no chat template: npti identifies with the turns of a chat")
+        bound_chat_template(tokenizer)
         messages = [{"role": "user", "content": turn}]
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
@@ -147,6 +150,8 @@ class VllmEngine:
 
         done = {row["id"] for row in lines.read()}
         tokenizer = self._llm.get_tokenizer()
+        bound_chat_template(tokenizer)
+        turn = end_of_turn(tokenizer)
 
         def asked() -> Iterator[tuple[str, list[int], Any]]:
             for identity, text in prompts:
@@ -155,6 +160,7 @@ class VllmEngine:
                         temperature=0.0,
                         max_tokens=decoding.max_tokens,
                         repetition_penalty=decoding.repetition_penalty,
+                        stop_token_ids=None if turn is None else [turn],
                         extra_args=None if shards is None else {KEY: {"shard": part_of(identity, shards)}},
                     )
                     yield identity, tokenizer.encode(text, add_special_tokens=False), params
