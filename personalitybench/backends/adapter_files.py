@@ -169,16 +169,35 @@ def read_config(folder: Path) -> AdapterConfig:
         config = validate(AdapterConfig, found, str(path))
     except ConfigurationError as error:
         raise StorageError(f"{error}; save the adapter again with peft") from error
-    for key, patterns in _patterns(config):
-        for pattern in patterns:
-            if reason := _pattern_problem(pattern):
-                raise StorageError(f"{path}: {key} {pattern[:80]!r} {reason}: name the modules in a list")
+    _check_patterns(path, config)
     if others := _other_kinds(config):
         raise NeedsNotMetError(
             f"adapter {folder} is more than plain LoRA: {', '.join(others)}; plain LoRA on linear layers is what can "
             "be served for single requests, so train it without"
         )
     return config
+
+
+def check_patterns(folder: Path) -> None:
+    """Refuse an adapter of any kind of peft's whose patterns of module names may take too long.
+
+    Raises:
+        StorageError: Names the pattern, or what is wrong with the configuration.
+    """
+    path = folder / CONFIG_FILE
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise StorageError(f"{path} does not describe an adapter: give a folder that peft saved")
+    values: dict[str, Any] = {key: found.get(key) for key in ("target_modules", "exclude_modules", "layers_pattern")}
+    values |= {key: found.get(key) or {} for key in ("rank_pattern", "alpha_pattern")}
+    _check_patterns(path, AdapterConfig.model_construct(**values))
+
+
+def _check_patterns(path: Path, config: AdapterConfig) -> None:
+    for key, patterns in _patterns(config):
+        for pattern in patterns:
+            if reason := _pattern_problem(str(pattern)):
+                raise StorageError(f"{path}: {key} {str(pattern)[:80]!r} {reason}: name the modules in a list")
 
 
 def file_stamp(folder: Path) -> Stamp | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -20,11 +22,19 @@ from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VL
 from personalitybench.backends.whole_answers import require_whole_answers
 from personalitybench.errors import ModelError
 from personalitybench.host_policy import refuse_unnamed_hosts
+from personalitybench.model_files import check_dtype, check_model_files
 from personalitybench.models import resolve_model
 from personalitybench.versions import drift_error, import_failure, warn_of_untried_versions
 
 # Model types that load weights themselves; the others are spoken to by the name of a model.
 LOCAL_BACKENDS = frozenset({"hf", "hf-auto", "huggingface", "vllm", STEERABLE, STEERABLE_VLLM})
+
+
+_LOADING_ERRORS = (
+    *(OSError, ValueError, TypeError, AttributeError, RuntimeError, LookupError, ArithmeticError),
+    *(RecursionError, MemoryError, re.error),
+)
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def model_arguments(
@@ -43,14 +53,32 @@ def model_arguments(
 
     Raises:
         ModelError: There is no such model.
+        ConfigurationError: There is no such ``dtype``.
     """
     if backend in LOCAL_BACKENDS:
+        check_dtype(args)
         resolved = resolve_model(name, revision)
         given = {**args, "revision": revision} if revision else dict(args)
         return {"pretrained": resolved.location, **given}, resolved.identity.revision
     if backend == "dummy":
         return dict(args), None
     return {"model": name, **args}, None
+
+
+def check_model(args: Mapping[str, Any]) -> None:
+    """Refuse a local folder that cannot be loaded, before it is loaded; see :mod:`personalitybench.model_files`.
+
+    Args:
+        args: Arguments of lm-eval's model class, the model's name resolved.
+
+    Raises:
+        ModelError: Names the file.
+        ConfigurationError: There is no such ``dtype``.
+    """
+    check_dtype(args)
+    folder = args.get("pretrained")
+    if isinstance(folder, str) and Path(folder).is_dir():
+        check_model_files(Path(folder), args)
 
 
 def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: str | None) -> LM:
@@ -71,6 +99,8 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
     refuse_remote_code(args, where)
     refuse_unnamed_hosts(args, where, "prompts", provider=backend)
     warn_of_untried_versions()
+    if backend in LOCAL_BACKENDS:
+        check_model(args)
     with quiet_libraries():
         try:
             if backend in MODEL_TYPES:
@@ -86,11 +116,15 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
             raise import_failure(error, f"backend {backend!r}", _extra(backend)) from error
         try:
             device = device or _default_device(backend)
-            model: LM = kind.create_from_arg_obj(dict(args), {"batch_size": batch_size, "device": device})
+            safe = {"use_safetensors": True} if is_transformers(backend) and not args.get("gguf_file") else {}
+            with _missing_weights_refused():
+                model: LM = kind.create_from_arg_obj({**safe, **args}, {"batch_size": batch_size, "device": device})
         except ImportError as error:
             raise import_failure(error, f"backend {backend!r}", _extra(backend)) from error
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except _loading_errors() as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if "ignore_mismatched_sizes" in str(error):
+                first = "its weights have other shapes than config.json says"
             name = args.get("pretrained", args.get("model", "without a name"))
             others = ", ".join(sorted(args.keys() - {"pretrained", "model"})) or "none"
             text = f"backend {backend!r} cannot load model {name} (arguments: {others}): {redact(first)}"
@@ -101,6 +135,41 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
 
             group_queries(model.model)
         return model
+
+
+def _loading_errors() -> tuple[type[Exception], ...]:
+    try:
+        from safetensors import SafetensorError  # noqa: PLC0415 (optional)
+    except ImportError:
+        return _LOADING_ERRORS
+    return (*_LOADING_ERRORS, SafetensorError)
+
+
+@contextmanager
+def _missing_weights_refused() -> Iterator[None]:
+    """Raise ``ValueError`` where transformers draws weights at random that the files lack; it only logs them."""
+    found: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = _STYLE.sub("", record.getMessage())
+            found.extend(
+                line.split()[0] for line in text.splitlines() if re.search(r"\bMISSING\b", line) and "|" in line
+            )
+
+    logger = logging.getLogger("transformers.modeling_utils")
+    before, handler = (logger.level, logger.propagate), Collect()
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before[1]
+        logger.setLevel(before[0])
+    if found:
+        raise ValueError(f"its files lack weights that config.json asks for, such as {found[0]}")
 
 
 def plan_batches(model: LM, requests: Sequence[Instance], batch_size: int) -> list[list[int]]:

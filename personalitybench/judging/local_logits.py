@@ -155,10 +155,12 @@ class LocalLogitsJudge:
 
     @cached_property
     def _arguments(self) -> tuple[dict[str, Any], str | None]:
-        from personalitybench.backends.loading import model_arguments  # noqa: PLC0415 (lm-eval)
+        from personalitybench.backends.loading import check_model, model_arguments  # noqa: PLC0415 (lm-eval)
 
         settings = self._settings
-        return model_arguments(settings.backend, settings.model, settings.revision, settings.args)
+        found = model_arguments(settings.backend, settings.model, settings.revision, settings.args)
+        check_model(found[0])
+        return found
 
     @cached_property
     def _reader(self) -> _Reader:

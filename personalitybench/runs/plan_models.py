@@ -16,6 +16,7 @@ from personalitybench.chat_templates import bound_chat_template
 from personalitybench.errors import ModelError, UnreadableModelError
 from personalitybench.files import read_json
 from personalitybench.judging.prices import estimate_tokens
+from personalitybench.model_files import check_model_files
 from personalitybench.models import resolve_model
 from personalitybench.runs.suite import ModelSpec
 
@@ -42,6 +43,8 @@ class PlannedModel:
         if spec.backend in LOCAL_BACKENDS:
             try:
                 self._location = resolve_model(spec.name, spec.revision).location
+                if Path(self._location).is_dir():
+                    check_model_files(Path(self._location), spec.args)
             except UnreadableModelError:
                 raise
             except ModelError as error:
