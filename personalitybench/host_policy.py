@@ -85,7 +85,7 @@ def refuse_unnamed_hosts(
     for each in destinations(arguments, provider):
         if is_this_machine(each.host) or each.host in allowed_hosts():
             continue
-        if _SERVICES.get((each.scheme, each.host)) == key:
+        if _SERVICES.get((each.scheme, each.host)) == key and arguments.get("verify_certificate", True):
             continue
         sends = f"{where}: {each.argument!r} would send {text} and the key in {key} to "
         if not each.host:

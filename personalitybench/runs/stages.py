@@ -19,6 +19,8 @@ from lm_eval.tasks import TaskManager
 from personalitybench.argument_policy import refuse_remote_code
 from personalitybench.backends.devices import describe_device
 from personalitybench.backends.loading import (
+    LOCAL_BACKENDS,
+    check_model,
     has_chat_template,
     load_model,
     plan_batches,
@@ -288,11 +290,13 @@ class Run:
     def _ask(self, calls: Iterable[Call], stage: str) -> None:
         """Ask the questions of calls that have no answer yet."""
         failed: list[ServedModelError] = []
-        for call in calls:
+        waiting = [call for call in calls if not self._answered(call)]
+        for spec in {call.model.model_dump_json(): call.model for call in waiting}.values():
+            if spec.backend in LOCAL_BACKENDS:  # the last model's folder is refused before the first model answers
+                check_model(self.calls.model_arguments(spec))
+        for call in waiting:
             folder = self.calls.folder(call)
             sheets = {target: folder.answers(target) for target in self.targets}
-            if all(sheet.complete for sheet in sheets.values()):
-                continue
             model = self._load(call.model)
             tasks = self._tasks(call)
             requests = self._requests(tasks, model)

@@ -176,6 +176,12 @@ def test_this_machine_and_the_service_of_the_key_need_no_word(arguments: dict[st
     refuse_unnamed_hosts(arguments, "suite s", "prompts", provider="local-chat-completions")
 
 
+def test_a_key_goes_to_its_service_over_a_verified_connection_alone() -> None:
+    arguments = {"base_url": "https://api.openai.com/v1", "verify_certificate": False}
+    with pytest.raises(ConfigurationError, match=r"--allow-host api\.openai\.com"):
+        refuse_unnamed_hosts(arguments, "suite s", "prompts", provider="local-chat-completions")
+
+
 @pytest.mark.parametrize(
     ("backend", "host"), [("anthropic-chat", "api.anthropic.com"), ("litellm", "litellm"), ("textsynth", "textsynth")]
 )

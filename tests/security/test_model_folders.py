@@ -17,10 +17,12 @@ import pytest
 
 pytest.importorskip("torch")
 
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from personalitybench.backends.loading import load_model, model_arguments
 from personalitybench.errors import ConfigurationError, ModelError
+from personalitybench.runs.command import run_suite
 from personalitybench.runs.plan_models import PlannedModel
 from personalitybench.runs.suite import ModelSpec
 
@@ -188,3 +190,17 @@ def test_commands_end_with_one_line(tiny_model: Path, tmp_path: Path, arguments:
     assert done.returncode == 2, done.stderr
     assert "git lfs pull" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_the_last_model_is_refused_before_the_first_answers(tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    FAULTS["pointer"][0](folder)
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        f"name: s\nmodels: [{{name: {tiny_model}}}, {{name: {folder}}}]\nmethods: [none]\ntargets: [openness:high]\n"
+        "questions: {limit: 1}\nprotocol: {max_tokens: 2}\nfloors: false\n"
+    )
+    with pytest.raises(ModelError, match="git lfs pull"):
+        run_suite(str(suite), tmp_path / "run", ["generate"], Console(quiet=True))
+    assert not list((tmp_path / "run").rglob("answers.jsonl"))
