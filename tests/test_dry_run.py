@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from personalitybench.cli import app
 from personalitybench.costs import FitPlan
@@ -152,6 +153,8 @@ def test_the_size_of_adapters_follows_from_the_shape_of_the_model(tmp_path: Path
     llama = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
     llama |= {"num_attention_heads": 32, "num_key_value_heads": 8}
     write_json(tmp_path / "config.json", llama)
+    write_json(tmp_path / "tokenizer.json", {})
+    save_file({}, tmp_path / "model.safetensors")
     model = PlannedModel(ModelSpec(name=str(tmp_path)))
     widths = model.widths(())
     assert widths is not None

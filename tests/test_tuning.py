@@ -56,13 +56,8 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny_model(lively_model: Path) -> Path:
-    return lively_model
-
-
-@pytest.fixture(scope="module")
-def suite(tiny_model: Path, judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_suite(tmp_path_factory.mktemp("suite"), tiny_model, judge)
+def suite(lively_model: Path, judge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_suite(tmp_path_factory.mktemp("suite"), lively_model, judge)
 
 
 @pytest.fixture(scope="module")
@@ -277,11 +272,11 @@ def test_what_was_altered_is_noticed(suite: Path, finished: Path, tmp_path: Path
 
 
 def test_another_judge_makes_another_choice_of_the_same_answers(
-    tiny_model: Path, finished: Path, board: Leaderboard, tmp_path: Path
+    lively_model: Path, finished: Path, board: Leaderboard, tmp_path: Path
 ) -> None:
     output = copy(finished, tmp_path / "run")
     before = contents(output)
-    other = write_suite(tmp_path, tiny_model, write_judge(tmp_path, "two"))
+    other = write_suite(tmp_path, lively_model, write_judge(tmp_path, "two"))
     run(other, output)
     after = contents(output)
     assert len(list(output.glob("choices/insistent-*/*.json"))) == 2
@@ -295,10 +290,10 @@ def test_another_judge_makes_another_choice_of_the_same_answers(
 
 
 def test_a_second_judge_rates_what_the_first_chose(
-    tiny_model: Path, finished: Path, judge: Path, board: Leaderboard, tmp_path: Path
+    lively_model: Path, finished: Path, judge: Path, board: Leaderboard, tmp_path: Path
 ) -> None:
     output = copy(finished, tmp_path / "run")
-    suite = write_suite(tmp_path, tiny_model, judge)
+    suite = write_suite(tmp_path, lively_model, judge)
     suite.write_text(suite.read_text().replace("judges: [", f"judges: [{judge}, {write_judge(tmp_path, 'two')}]  # ["))
     run(suite, output)
     (second,) = output.glob("leaderboard-hash-two.json")
@@ -312,10 +307,10 @@ def test_a_second_judge_rates_what_the_first_chose(
 
 
 def test_dev_answers_are_ordinary_ones_that_another_suite_shares(
-    tiny_model: Path, suite: Path, finished: Path, judge: Path, tmp_path: Path
+    lively_model: Path, suite: Path, finished: Path, judge: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    given = write_suite(tmp_path, tiny_model, judge, "given")
+    given = write_suite(tmp_path, lively_model, judge, "given")
     text = given.read_text().replace(", choose_on: dev", "").replace("{limit: 3}", "{limit: 3, half: dev}")
     given.write_text(text.replace("  - none\n", "").replace("tuning: {slack: 0.0}\n", ""))
     run(given, output)
@@ -330,8 +325,8 @@ def test_dev_answers_are_ordinary_ones_that_another_suite_shares(
     assert contents(output) == contents(finished)
 
 
-def test_the_papers_protocol_is_marked(tiny_model: Path, judge: Path, tmp_path: Path) -> None:
-    suite = write_suite(tmp_path, tiny_model, judge)
+def test_the_papers_protocol_is_marked(lively_model: Path, judge: Path, tmp_path: Path) -> None:
+    suite = write_suite(tmp_path, lively_model, judge)
     text = suite.read_text().replace("[4, 1, 2], choose_on: dev", "[{extraversion: 1, openness: 2}]")
     text = text.replace("tuning: {slack: 0.0}\n", "")
     suite.write_text(text.replace("{max_tokens: 5}", "{name: paper, max_tokens: 4}").replace("  - none\n", ""))

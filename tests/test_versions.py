@@ -109,7 +109,7 @@ def test_an_unexpected_error_outside_the_range_names_the_version(
     assert end.value.code == 1
     shown = capsys.readouterr().err
     assert "AttributeError: no such thing" in shown
-    assert f"This may come from a version that was not tried: {old_range}" in shown
+    assert f"it may come from a version that was not tried: {old_range}" in shown
 
 
 def test_doctor_shows_versions_found_beside_those_tried(old_range: str) -> None:

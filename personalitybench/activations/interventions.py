@@ -141,6 +141,11 @@ class Intervention:
     def __len__(self) -> int:
         return len(self.layer)
 
+    @property
+    def adds(self) -> bool:
+        """Whether it adds anything but 0."""
+        return bool(((self.operation == Operation.ADD) & (self.value != 0)).any())
+
     @classmethod
     def from_neurons(
         cls,

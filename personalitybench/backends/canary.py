@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from personalitybench.activations.interventions import Operation
 from personalitybench.activations.steering import Row
 from personalitybench.backends.wishes import Wish, warn_of_strength_zero
 from personalitybench.errors import ModelError
@@ -39,16 +38,16 @@ class Order:
     def parts(self) -> list[tuple[str, Order, Order]]:
         """Return what has to move the logits: its name, the edits without it, and the edits with it.
 
-        An adapter is compared with the model alone, additions with the clamps and the adapter, clamps without any
-        additions with the adapter. At strength 0 an intervention has nothing to prove: it adds nothing, and clamps may
-        leave an answer as it is.
+        An adapter is compared with the model alone, additions with the clamps and the adapter, clamps with the adapter
+        where nothing is added, or only zeros. At strength 0 an intervention has nothing to prove: it adds nothing, and
+        clamps may leave an answer as it is.
         """
         adapted = Order(None, None, self.adapter)
         found = [] if self.adapter is None else [("adapter", Order(), adapted)]
         if self.wish is None or self.intervention is None or not len(self.intervention[0]):
             return found
         intervention, strength = self.intervention
-        if not bool((intervention.operation == Operation.ADD).any()):
+        if not intervention.adds:
             return [*found, ("clamps", adapted, self)]
         if strength == 0:
             return found

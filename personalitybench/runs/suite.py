@@ -275,13 +275,13 @@ class Suite(_Part):
         Raises:
             ConfigurationError: It can be no folder.
         """
-        named = folder or self.questions.data_dir
+        named, where = folder or self.questions.data_dir, "data folder "
         if named is None and self.questions.source == "official":
-            named = os.environ.get(DATA_VARIABLE)
+            named, where = os.environ.get(DATA_VARIABLE), f"{DATA_VARIABLE}="
         try:
             return self._with_data_dir(str(Path(named).expanduser().resolve()) if named else None)
         except (OSError, RuntimeError, ValueError) as error:  # too long, a null byte, or of a user who does not exist
-            raise ConfigurationError(f"data folder {shorten(str(named))!r} is no folder ({error})") from error
+            raise ConfigurationError(f"{where}{shorten(str(named))}: {error}: name a folder") from error
 
     def without_missing_data(self) -> Suite:
         """The same suite without a local copy of the data that is gone, so that the environment's is taken."""

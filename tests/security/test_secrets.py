@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import save_file
 
 from personalitybench.argument_policy import is_secret, redact, refuse_secrets, refuse_secrets_in_text
 from personalitybench.backends.loading import load_model
@@ -83,6 +84,9 @@ def test_a_command_with_a_secret_is_refused(command: tuple[str, ...], tmp_path: 
 
 
 def test_what_cannot_be_loaded_is_named_without_the_values_of_its_arguments(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_file({}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError) as refused:
         load_model("hf", {"pretrained": str(tmp_path), "token": PLANTED, "dtype": "float32"}, 1, "cpu")
     assert str(tmp_path) in str(refused.value)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from personalitybench.activations.interventions import Intervention, Operation
+from personalitybench.activations.interventions import Intervention
 from personalitybench.backends.wishes import KEY, Wish, warn_of_strength_zero
 from personalitybench.errors import ModelError
 
@@ -222,9 +222,9 @@ def _parts(wish: Wish) -> list[str]:
     parts = ["adapter"] if wish.has_adapter else []
     if wish.intervention is None:
         return parts
-    operations = Intervention.load(wish.intervention).operation
-    if not bool((operations == Operation.ADD).any()):
-        return [*parts, "clamps"] if len(operations) else parts
+    intervention = Intervention.load(wish.intervention)
+    if not intervention.adds:
+        return [*parts, "clamps"] if len(intervention) else parts
     return parts if wish.strength == 0 else [*parts, "additions"]
 
 
