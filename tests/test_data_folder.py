@@ -74,7 +74,7 @@ def test_a_copy_that_moved_is_named_by_the_variable(folder: tuple[Path, dict[str
 @pytest.mark.parametrize("name", ["~nosuchuser-4711/x", "a\0b"])
 def test_a_name_that_can_be_no_folder(name: str, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(SUITE)
-    with pytest.raises(ConfigurationError, match="data folder .*: name a folder"):
+    with pytest.raises(ConfigurationError, match=r"data folder .*: name a folder"):
         load_suite(str(tmp_path / "s.yaml")).with_data(Path(name))
 
 
