@@ -21,6 +21,9 @@ from tests.mutations import assert_accepts_or_refuses, json_mutants, jsonl_mutan
 from tests.security.terminal import one_line, run_command
 from tests.test_runs import SUITE, TWO_TARGETS, run
 
+SLOW_COUNT = max(30, mutant_count() // 50)
+"""Mutants of a file that a whole board is made from anew; its readers get all of them in other tests."""
+
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -192,7 +195,7 @@ def test_every_mutant_of_a_sheet_with_a_manifest_that_fits_is_verified_or_refuse
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123
             verify_boards([copied], [], PlainConsole(file=nowhere))
 
-    for mutant in jsonl_mutants(rows, mutant_count(30), seed=5):
+    for mutant in jsonl_mutants(rows, SLOW_COUNT, seed=5):
         assert_accepts_or_refuses(lambda mutant=mutant: attempt(mutant), mutant)
 
 
@@ -205,7 +208,7 @@ def test_every_mutant_of_a_record_of_a_call_is_verified_or_refused(copied: Path)
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123
             verify_boards([copied], [], PlainConsole(file=nowhere))
 
-    for mutant in json_mutants(json.loads(path.read_text()), mutant_count(30), seed=6):
+    for mutant in json_mutants(json.loads(path.read_text()), SLOW_COUNT, seed=6):
         assert_accepts_or_refuses(lambda mutant=mutant: attempt(mutant), mutant)
 
 
@@ -218,7 +221,7 @@ def test_every_mutant_of_a_board_is_compared_or_refused(copied: Path) -> None:
         with open(os.devnull, "w") as nowhere:  # noqa: PTH123
             verify_boards([copied], [], PlainConsole(file=nowhere))
 
-    for mutant in json_mutants(json.loads(path.read_text()), mutant_count(30), seed=7):
+    for mutant in json_mutants(json.loads(path.read_text()), SLOW_COUNT, seed=7):
         assert_accepts_or_refuses(lambda mutant=mutant: attempt(mutant), mutant)
 
 
