@@ -8,23 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator
 
 from personalitybench.errors import ConfigurationError
 from personalitybench.outside_files import require_json_values
+from personalitybench.redaction import CREDENTIALS_IN_TEXT, is_address_with_secret, is_secret
 from personalitybench.remote_code import OFF, TRUST_OPTION, TRUST_VARIABLE, is_remote_code_allowed
 
-_SECRET = re.compile(
-    r"(?:.*_)?(?:(?:auth|access|hf|hub|api|bearer|refresh|session)_?token|(?:api|access|secret|private)_?key|password"
-    r"|passwd|passphrase|secret|credentials?|headers?|authorization|cookies?)|token|key|bearer|auth",
-)
-_SECRET_IN_TEXT = re.compile(r"(?i)((?:token|key|password|secret|authorization|cookie)\s*[=:]\s*)[^\s,}]+")
 _NAMED_IN_TEXT = re.compile(
     r"([\w-]{1,100})[\"']?\s*[=:]\s*[\"']?(?!(?:true|false|none|null)\b)[^\s,}\"']", re.IGNORECASE
 )
-_CREDENTIALS_IN_TEXT = re.compile(r"://[^/\s@]{0,200}:[^/\s@]{0,200}@")
 _CODE_NAMES = re.compile(
     r"trust_remote_code|(?:worker|worker_extension|scheduler)_cls|logits_processors?|custom_pipeline|.*_plugin"
 )
@@ -46,7 +40,7 @@ def refuse_secrets(arguments: dict[str, Any]) -> dict[str, Any]:
     for path, value in leaves(arguments):
         if any(is_secret(name) for name in path) and value is not None and not isinstance(value, bool):
             raise ValueError(f"{'.'.join(path)!r} {_USE_VARIABLE}")
-        if isinstance(value, str) and _is_address_with_secret(value):
+        if isinstance(value, str) and is_address_with_secret(value):
             raise ValueError(
                 f"{'.'.join(path)!r} is an address with a key or password in it, and settings are written to results: "
                 "leave that out and set the environment variable OPENAI_API_KEY"
@@ -63,28 +57,12 @@ def refuse_secrets_in_text(text: str, option: str) -> None:
     for name in _NAMED_IN_TEXT.findall(text):
         if is_secret(name):
             raise ConfigurationError(f"{option}: {name!r} {_USE_VARIABLE}")
-    if _CREDENTIALS_IN_TEXT.search(text):
+    if CREDENTIALS_IN_TEXT.search(text):
         raise ConfigurationError(f"{option}: an address with a password {_USE_VARIABLE}")
 
 
 Arguments = Annotated[dict[str, Any], AfterValidator(require_json_values), AfterValidator(refuse_secrets)]
 """Arguments of a model in a suite or profile."""
-
-
-def is_secret(name: str) -> bool:
-    """Whether an argument of this name holds a secret."""
-    return _SECRET.fullmatch(name.lower().replace("-", "_")) is not None
-
-
-def redact(value: Any) -> Any:
-    """Return a value with secrets replaced by ``***``: values of secret names, addresses, ``name=value`` in text."""
-    if isinstance(value, Mapping):
-        return {name: "***" if is_secret(str(name)) else redact(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [redact(part) for part in value]
-    if isinstance(value, str):
-        return "***" if _is_address_with_secret(value) else _SECRET_IN_TEXT.sub(r"\1***", value)
-    return value
 
 
 def refuse_remote_code(arguments: Mapping[str, Any], where: str) -> None:
@@ -121,13 +99,3 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
             yield from leaves(part, (*path, str(number)))
     elif path:
         yield path, value
-
-
-def _is_address_with_secret(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-        return bool(parts.scheme and parts.netloc) and (
-            parts.password is not None or any(is_secret(name) for name, _ in parse_qsl(parts.query))
-        )
-    except ValueError:  # no address
-        return False

@@ -10,6 +10,7 @@ from rich.segment import Segment
 from rich.text import Text
 
 from personalitybench.outside_text import escape_controls
+from personalitybench.redaction import hide_keys
 
 
 class PlainConsole(Console):
@@ -27,8 +28,8 @@ class PlainConsole(Console):
         raise  # noqa: PLE0704 (rich calls this while it handles the error)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Escape before the layout is measured."""
-        return super().render_str(escape_controls(text), **options)
+        """Escape, and hide the environment's keys, before the layout is measured."""
+        return super().render_str(escape_controls(hide_keys(text)), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Escape what a ``Text`` holds; rich's own control segments stay."""

@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from personalitybench.errors import PersonalityBenchError
+from personalitybench.redaction import hide_keys, redact
 from personalitybench.versions import import_failure, untried_versions
 
 TRACEBACK_VARIABLE = "PERSONALITYBENCH_TRACEBACK"
@@ -111,17 +112,13 @@ def wants_traceback() -> bool:
 
 def format_traceback(error: BaseException) -> str:
     """Return the traceback as Python prints it, without secrets."""
-    return _redact("".join(traceback.format_exception(error)).rstrip())
-
-
-def _redact(text: str) -> str:
-    from personalitybench.argument_policy import redact  # noqa: PLC0415 (needs pydantic, which help does not)
-
-    return str(redact(text))
+    return str(redact("".join(traceback.format_exception(error)).rstrip()))
 
 
 def _describe_ours(error: BaseException) -> str | None:
-    return str(error) if isinstance(error, PersonalityBenchError) else None
+    if not isinstance(error, PersonalityBenchError):
+        return None
+    return hide_keys(str(error))  # it may quote a server, a plug-in or a library
 
 
 def _describe_plugin(error: BaseException) -> str | None:
@@ -148,7 +145,7 @@ def _describe_variable(error: BaseException) -> str | None:
         for name in re.findall(r"\b[A-Z][A-Z0-9_]{3,}\b", linecache.getline(frame.f_code.co_filename, line)):
             value = os.environ.get(name)
             if value and value in text:
-                setting = _redact(f"{name}={value}")
+                setting = redact(f"{name}={value}")
                 return f"the environment variable {setting} cannot be used ({_said(error)}): correct or unset it"
     return None
 
@@ -166,7 +163,7 @@ def _describe_library(error: BaseException) -> str | None:
 
 
 def _said(error: BaseException) -> str:
-    text = _redact(" ".join(str(error).split()))
+    text = redact(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

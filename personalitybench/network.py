@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from urllib.request import proxy_bypass
 
 from personalitybench.errors import ConfigurationError
+from personalitybench.redaction import redact
 
 Client = Literal["httpx", "requests", "aiohttp"]
 
@@ -158,7 +159,5 @@ def _certificate_problem(path: str) -> str | None:
 
 
 def _show(variable: str, value: str) -> str:
-    from personalitybench.argument_policy import redact  # noqa: PLC0415 (needs pydantic)
-
     shown = redact(value if "://" in value else f"http://{value}")
     return f"{variable}={value if '***' not in shown else shown}"

@@ -14,6 +14,8 @@ import sys
 import typer
 from markupsafe import Markup
 
+from personalitybench.redaction import hide_keys
+
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 and C1 controls; tab and newline are layout
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction marks
@@ -44,8 +46,8 @@ def escape_markdown(text: object) -> str:
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """Print text with its controls escaped."""
-    typer.echo(escape_controls(str(text)), err=err)
+    """Print text with its controls escaped and the environment's keys hidden."""
+    typer.echo(escape_controls(hide_keys(str(text))), err=err)
 
 
 def echo_path(path: object) -> None:
@@ -61,10 +63,16 @@ def prepare_output() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
             stream.reconfigure(errors="replace")
+    logging.setLogRecordFactory(_SafeRecord)  # libraries and plug-ins have handlers of their own
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_EscapingFormatter())
 
 
+class _SafeRecord(logging.LogRecord):
+    def getMessage(self) -> str:  # noqa: N802 (logging's name)
+        return escape_controls(hide_keys(super().getMessage()))
+
+
 class _EscapingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return escape_controls(super().format(record))
+        return escape_controls(hide_keys(super().format(record)))

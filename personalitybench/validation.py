@@ -8,10 +8,11 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from personalitybench.argument_policy import redact, refuse_secrets
+from personalitybench.argument_policy import refuse_secrets
 from personalitybench.errors import ConfigurationError, shorten
 from personalitybench.host_policy import allow_hosts_of
 from personalitybench.outside_files import UnreadableError, parse_yaml, require_json_values
+from personalitybench.redaction import redact
 from personalitybench.remote_code import allow_remote_code
 
 M = TypeVar("M", bound=BaseModel)

@@ -307,6 +307,16 @@ def test_personalitybench_lm_eval_stops_at_a_failure(chat: str, chat_server: Cha
     assert PLANTED not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("said", [f"You sent Bearer {PLANTED}.", f"application/json, {PLANTED}"])
+def test_a_key_that_the_server_echoes_is_in_no_answer(said: str, run: Run, chat: str, chat_server: ChatServer) -> None:
+    chat_server.answer = lambda _: said
+    assert run(chat, "generate", OPENAI_API_KEY=PLANTED).returncode == 0
+    assert {row["answer"] for row in run.answers()} == {
+        said.replace(f"Bearer {PLANTED}", "***").replace(PLANTED, "***")
+    }
+    assert not any(PLANTED in path.read_text() for path in run.folder.rglob("*.json*"))
+
+
 def test_no_answer_survives_copies_and_pickles() -> None:
     made = NoAnswer("refused", "no")
     for each in (copy.deepcopy(made), copy.copy(made), pickle.loads(pickle.dumps(made))):  # noqa: S301 (our own)

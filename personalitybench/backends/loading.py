@@ -17,13 +17,14 @@ from lm_eval.models.api_models import TemplateAPI
 from lm_eval.models.openai_completions import LocalChatCompletion
 from lm_eval.models.utils import Collator
 
-from personalitybench.argument_policy import redact, refuse_remote_code
+from personalitybench.argument_policy import refuse_remote_code
 from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VLLM
 from personalitybench.backends.whole_answers import require_whole_answers
 from personalitybench.errors import ModelError
 from personalitybench.host_policy import refuse_unnamed_hosts
 from personalitybench.model_files import check_dtype, check_model_files
 from personalitybench.models import resolve_model
+from personalitybench.redaction import redact
 from personalitybench.versions import drift_error, import_failure, warn_of_untried_versions
 
 # Model types that load weights themselves; the others are spoken to by the name of a model.

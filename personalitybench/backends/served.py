@@ -28,6 +28,7 @@ from personalitybench.errors import ModelError
 from personalitybench.http_bodies import ENCODINGS, BoundedBody, UnreadableBodyError
 from personalitybench.interrupts import run_coroutine
 from personalitybench.network import check_network
+from personalitybench.redaction import is_secret, redact
 from personalitybench.workers import ANNOUNCED_WAIT, Workers
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ _SHORTEST_SECRET = 8
 _LONGEST_WAIT = 60.0  # seconds; lm-eval's own waits end at 10
 _BLOCK = 1 << 16
 _FINISHED = {"end_turn": completions.WHOLE, "stop_sequence": completions.WHOLE, "max_tokens": completions.CUT_OFF}
-_CREDENTIALS = re.compile(r"('?(?:Authorization|x-api-key|api-key)'?\s*[:=]\s*)('[^']*'|\"[^\"]*\"|\S+)", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"Authorization|api-key|bearer", re.IGNORECASE)
 
 
 class ServedModelError(ModelError):
@@ -246,7 +247,7 @@ class ServedModel(TemplateAPI):  # type: ignore[misc]  # lm-eval publishes no ty
         if finish not in {completions.WHOLE, completions.CUT_OFF}:
             return Failure(f"did not finish its reply (finish_reason {self._quote(finish)})")
         reasoned = bool(message.get("reasoning_content") or message.get("reasoning"))
-        text = completions.valid_text(completions.message_text(content))
+        text = completions.valid_text(self._without_keys(completions.message_text(content)))
         if not text.strip() and (finish == completions.CUT_OFF or reasoned):
             return NoAnswer(completions.UNFINISHED_THOUGHTS, f"no text before the reply ended ({finish})")
         if content is None:
@@ -289,12 +290,18 @@ class ServedModel(TemplateAPI):  # type: ignore[misc]  # lm-eval publishes no ty
         return None
 
     def _quote(self, text: str) -> str:
-        """Return a server's words on one short line, without what the headers hold."""
-        for value in self.header.values():
+        """Return a server's words on one short line, without keys."""
+        return completions.quote(self._without_keys(text))
+
+    def _without_keys(self, text: str) -> str:
+        """Return a text of the server, which may echo a request, without what secret headers hold."""
+        for name, value in self.header.items():
+            if not is_secret(name):
+                continue
             for secret in (str(value), str(value).removeprefix("Bearer ")):
                 if len(secret) >= _SHORTEST_SECRET:
                     text = text.replace(secret, "***")
-        return completions.quote(text)
+        return text
 
 
 def use_whole_replies(model: Any, think_end_token: str | None = None) -> None:
@@ -331,7 +338,7 @@ class _HideCredentials(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
         if _CREDENTIALS.search(text):
-            record.msg, record.args = _CREDENTIALS.sub(r"\1***", text), ()
+            record.msg, record.args = redact(text), ()
         if record.exc_info and _CREDENTIALS.search(repr(record.exc_info)):
             record.exc_info = None
         return True

@@ -14,7 +14,6 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from personalitybench.argument_policy import redact
 from personalitybench.costs import FitCost
 from personalitybench.errors import DataError
 from personalitybench.files import is_file, read_json
@@ -24,6 +23,7 @@ from personalitybench.leaderboard.lm_eval_samples import read_answer, read_sampl
 from personalitybench.leaderboard.schema import Provenance
 from personalitybench.model_identity import UNSTATED, LocalFiles, changed_files, model_record
 from personalitybench.outside_files import require_json_values
+from personalitybench.redaction import redact
 from personalitybench.task_record import TaskRecord
 from personalitybench.traits import Target
 from personalitybench.validation import validate

@@ -80,6 +80,20 @@ def test_a_broken_plug_in_is_a_finding_of_methods(code: str, says: str, tmp_path
     assert "theirs/plugin" in one_line(run_command("methods", "show", "theirs/plugin", cwd=tmp_path, **found))
 
 
+def test_a_key_that_a_plug_in_quotes_is_in_no_output(tmp_path: Path) -> None:
+    code = (
+        "import os, logging\n"
+        "logging.warning('\\x1b]0;PWNED\\x07 %s', os.environ['HF_TOKEN'])\n"
+        "raise RuntimeError(os.environ['HF_TOKEN'])"
+    )
+    found = write_plug_in(tmp_path / "packages", "methods", "theirs", code) | {"HF_TOKEN": "planted-4711"}
+    for command in (("methods",), ("methods", "show", "theirs/plugin"), ("methods", "check", "theirs/plugin")):
+        done = run_command(*command, cwd=tmp_path, COLUMNS="200", PERSONALITYBENCH_TRACEBACK="1", **found)
+        assert "RuntimeError: ***" in " ".join((done.stdout + done.stderr).split())
+        assert "planted-4711" not in done.stdout + done.stderr
+        assert r"\u001b]0;PWNED\u0007 ***" in done.stderr
+
+
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
 @pytest.mark.parametrize("output", ["file", "file/below", "/dev/null/x", "/dev/null", "dangling", "a" * 300])
 def test_an_output_that_is_no_folder_is_refused_before_anything_runs(

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from personalitybench.argument_policy import redact
 from personalitybench.backends.loading import load_model
 from personalitybench.errors import ConfigurationError
 from personalitybench.host_policy import destinations, refuse_unnamed_hosts
 from personalitybench.hosts import HOST_VARIABLE, allow_hosts
 from personalitybench.judging.base import create_judge
+from personalitybench.redaction import redact
 from personalitybench.validation import parse_model_arguments
 from tests.security.terminal import one_line, run_command, write_judge
 

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from personalitybench.argument_policy import is_secret, redact, refuse_secrets, refuse_secrets_in_text
+from personalitybench.argument_policy import refuse_secrets, refuse_secrets_in_text
 from personalitybench.backends.loading import load_model
 from personalitybench.errors import ConfigurationError, ModelError
+from personalitybench.failures import describe_failure, format_traceback
 from personalitybench.judging.base import load_profile
 from personalitybench.leaderboard.lm_eval_results import provenance
 from personalitybench.lm_eval_entry import run_lm_eval
+from personalitybench.redaction import is_secret, redact
 from personalitybench.runs.suite import load_suite
 from tests.security.terminal import one_line, run_command
 
@@ -118,6 +120,36 @@ def test_a_flag_is_no_secret() -> None:
 def test_redaction_of_text() -> None:
     assert redact("api_key=abc, dtype=x") == "api_key=***, dtype=x"
     assert redact({"a": [{"token": "abc"}], "b": 1}) == {"a": [{"token": "***"}], "b": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "headers={'Authorization': 'Bearer planted-4711'}",
+        "<CIMultiDictProxy('Host': 'h', 'Authorization': 'Bearer planted-4711')>",
+        "Authorization: Bearer planted-4711",
+        "authorization: Basic planted-4711==",
+        '{"error": {"api_key": "planted-4711"}}',
+        '{"password": "two words, planted-4711"}',
+        "[(b'authorization', b'Bearer planted-4711')]",
+        "cannot connect to http://me:planted-4711@host/v1 (refused)",
+    ],
+)
+def test_a_secret_in_a_library_s_words_is_redacted(text: str) -> None:
+    assert PLANTED not in redact(text)
+    assert redact(text).count("***") == 1
+    assert PLANTED not in format_traceback(RuntimeError(text))
+
+
+def test_a_key_of_the_environment_is_in_no_line_whoever_quotes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THEIR_API_KEY", PLANTED)
+    monkeypatch.setenv("HF_TOKEN", "EMPTY")
+    monkeypatch.setenv("NO_SECRET_AT_ALL", "a plain value")
+    for error in (RuntimeError(f"no such key: {PLANTED}"), ConfigurationError(f"their package says {PLANTED}")):
+        assert PLANTED not in describe_failure(error)[0]
+        assert PLANTED not in format_traceback(error)
+    said = describe_failure(ConfigurationError("EMPTY is a plain value"))[0]
+    assert said == "EMPTY is a plain value"
 
 
 @pytest.mark.parametrize(
