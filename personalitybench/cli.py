@@ -83,12 +83,12 @@ def _run() -> int:
     except KeyboardInterrupt:
         echo("personalitybench: interrupted", err=True)
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 (the boundary)
+    except BaseException as error:  # noqa: BLE001 (the boundary; panics of Rust libraries are no Exception)
         return _report(error)
     return 0
 
 
-def _report(error: Exception) -> int:
+def _report(error: BaseException) -> int:
     """Print the line for an error; returns the exit status."""
     if isinstance(error, BrokenPipeError) and (is_reader_gone() or is_from_console(error)):
         end_by_broken_pipe()

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import platformdirs
 from filelock import FileLock, Timeout
@@ -23,7 +23,14 @@ from filelock import FileLock, Timeout
 from personalitybench.dry import is_dry
 from personalitybench.errors import StorageError
 from personalitybench.locks import find_holder
-from personalitybench.outside_files import MAX_JSON_BYTES, UnreadableError, parse_json, read_text
+from personalitybench.outside_files import (
+    MAX_JSON_BYTES,
+    UnreadableError,
+    numbered_lines,
+    open_regular,
+    parse_json,
+    read_text,
+)
 from personalitybench.temporaries import find_abandoned, remove_abandoned, temporary_file
 
 CACHE_VARIABLE = "PERSONALITYBENCH_CACHE"
@@ -269,13 +276,13 @@ class JsonLines:
             StorageError: A complete line is not a JSON object: the file was altered.
         """
         try:
-            stream = self.path.open("rb")
+            stream = open_regular(self.path)
         except FileNotFoundError:
             return
         except OSError as error:
             raise StorageError(f"cannot read {self.path}: {error.strerror}") from error
         with stream:
-            for number, line in enumerate(stream, 1):
+            for number, line in self._lines(stream):
                 if not line.endswith(b"\n"):
                     return
                 try:
@@ -288,11 +295,18 @@ class JsonLines:
                     )
                 yield value
 
+    def _lines(self, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+        try:
+            yield from numbered_lines(stream)
+        except UnreadableError as error:
+            raise StorageError(f"{self.path} {error}: restore the file, or delete it to make it again") from error
+
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows and flush them to disk.
 
         Raises:
-            StorageError: The disk is full or the folder is not writable; complete lines stay.
+            StorageError: The disk is full or the folder is not writable; complete lines stay. The file is a link (of
+                a folder that somebody sent, it may lead to any file of the user) or no regular file.
         """
         data = b"".join(_line(row) for row in rows)
         if not data:
@@ -300,13 +314,19 @@ class JsonLines:
         _refuse_if_dry(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab+") as stream:
+            with self._open_to_append() as stream:
                 stream.truncate(self._complete_bytes(stream))
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
         except OSError as error:
             raise _storage_error(self.path, error) from error
+
+    def _open_to_append(self) -> BinaryIO:
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+            raise StorageError(f"{self.path} is a link or no regular file, so nothing is appended: delete it")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        return os.fdopen(os.open(self.path, flags, 0o666), "ab+")
 
     @staticmethod
     def _complete_bytes(stream: Any) -> int:

@@ -5,13 +5,16 @@ Suites, judge profiles, rubrics, prices, boards, results, records of fits and ad
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 import stat
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import yaml
 from pydantic import AfterValidator
@@ -20,6 +23,7 @@ from personalitybench.errors import ConfigurationError
 
 MAX_YAML_BYTES = 1_000_000
 MAX_JSON_BYTES = 256_000_000
+MAX_LINE_BYTES = 32_000_000
 MAX_DEPTH = 50
 MAX_YAML_NODES = 20_000
 """Keys and values of a YAML file, an alias counting as all that it stands for."""
@@ -139,11 +143,43 @@ def read_text(path: Path, limit: int) -> str:
     """
     if not stat.S_ISREG(path.stat().st_mode):  # a pipe or device may never end
         raise UnreadableError("is no regular file")
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
         raise UnreadableError(f"is larger than {limit / 1e6:g} MB")
     return data.decode("utf-8-sig")
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file to read; reading a pipe or a device may never end.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def numbered_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a stream with their numbers, from 1.
+
+    Raises:
+        UnreadableError: A line is longer than ``MAX_LINE_BYTES``.
+    """
+    for number in count(1):
+        line = stream.readline(MAX_LINE_BYTES + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE_BYTES:
+            raise UnreadableError(f"has a line of more than {MAX_LINE_BYTES / 1e6:g} MB, line {number}")
+        yield number, line
 
 
 def require_json_values(values: dict[str, Any]) -> dict[str, Any]:

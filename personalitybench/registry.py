@@ -63,7 +63,9 @@ class Registry(Generic[T]):
                 raise unknown_name(self.kind, name, self.names())
             try:
                 item = found[name].load()
-            except (Exception, SystemExit) as error:  # whatever a package of somebody else raises when it is imported
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # whatever a package of somebody else raises when it is imported
                 reason = " ".join(f"{type(error).__name__}: {error}".split())
                 raise ConfigurationError(
                     f"{self.kind} {name!r} is declared as {found[name].value!r} but cannot be imported: {reason}"

@@ -22,6 +22,7 @@ from safetensors.numpy import save as tensor_bytes
 
 from personalitybench.errors import ConfigurationError, ModelError, StorageError
 from personalitybench.files import content_hash, read_json, write_atomically, write_json
+from personalitybench.outside_files import open_regular
 
 if TYPE_CHECKING:
     from personalitybench.activations.neurons import NeuronSet
@@ -275,7 +276,8 @@ class Intervention:
                 "fit the method again, or use the program that wrote it"
             )
         try:
-            data = path.read_bytes()
+            with open_regular(path) as stream:
+                data = stream.read()
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}; fit the method again") from error
         unhashed = {key: value for key, value in manifest.items() if key != "sha256"}

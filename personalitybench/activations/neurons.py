@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from personalitybench.errors import ConfigurationError, DataError, StorageError
 from personalitybench.files import canonical_json, read_json, write_atomically, write_json
+from personalitybench.outside_files import open_regular
 from personalitybench.traits import Pole
 
 NEURONS_FILE = "neurons.safetensors"
@@ -232,7 +233,8 @@ class NeuronSet:
         manifest = NeuronManifest.read(folder)
         path = folder / NEURONS_FILE
         try:
-            data = path.read_bytes()
+            with open_regular(path) as stream:
+                data = stream.read()
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}; select the neurons again") from error
         if hashlib.sha256(data).hexdigest() != manifest.sha256:

@@ -8,7 +8,7 @@ from typing import Any
 
 from personalitybench.errors import DataError
 from personalitybench.judging import verdict_from_json
-from personalitybench.outside_files import is_broken, parse_json
+from personalitybench.outside_files import UnreadableError, is_broken, numbered_lines, open_regular, parse_json
 from personalitybench.traits import TRAIT_NAMES
 
 _REMEDY = "copy it again from where lm_eval ran, or run lm_eval again"
@@ -30,8 +30,8 @@ def read_samples(path: Path, filter_name: str | None, expected: int | None) -> I
     """
     lines_by_id: dict[str, int] = {}
     try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
+        with open_regular(path) as stream:
+            for number, line in numbered_lines(stream):
                 sample = _parse(path, number, line)
                 try:
                     filter_name = sample["filter"] if filter_name is None else filter_name
@@ -51,6 +51,8 @@ def read_samples(path: Path, filter_name: str | None, expected: int | None) -> I
                 yield number, sample
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except UnreadableError as error:
+        raise DataError(f"{path} {error}: {_REMEDY}") from error
     if expected is not None and len(lines_by_id) != expected:
         raise DataError(f"{path} holds {len(lines_by_id)} answers, but its results state {expected}: {_REMEDY}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from personalitybench.errors import ConfigurationError, DataError
-from personalitybench.outside_files import parse_json
+from personalitybench.outside_files import open_regular, parse_json
 from personalitybench.traits import TARGETS, Target
 from personalitybench.validation import validate
 
@@ -39,8 +39,8 @@ def hash_of_file(path: Path) -> str:
         ValueError: It cannot be read.
     """
     try:
-        with path.open("rb") as stream:
-            return PREFIX + hashlib.file_digest(stream, "sha256").hexdigest()
+        with open_regular(path) as stream:
+            return PREFIX + hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
     except OSError as error:
         raise ValueError(f"cannot read {path} ({error.strerror}): name a file of JSON lines") from error
 
@@ -59,7 +59,8 @@ def read_answers(path: Path, content: str) -> dict[Target, list[tuple[str, str]]
         DataError: The file is another than was hashed, or empty, or a line is wrong; the text names it.
     """
     try:
-        data = path.read_bytes()
+        with open_regular(path) as stream:
+            data = stream.read()
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): name a file of JSON lines") from error
     if PREFIX + hashlib.sha256(data).hexdigest() != content:

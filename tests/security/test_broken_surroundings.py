@@ -68,8 +68,9 @@ def test_a_cache_that_cannot_be_made_is_a_finding(cache: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("code", "says"),
     [("raise RuntimeError('broken')", "RuntimeError: broken"), ("import sys; sys.exit(3)", "SystemExit: 3"),
-     ("Plugin = object()", "it is no method"), ("1 +", "SyntaxError")],
-    ids=["raises", "exits", "no method", "syntax"],
+     ("Plugin = object()", "it is no method"), ("1 +", "SyntaxError"),
+     ("class PanicException(BaseException): pass\nraise PanicException('of Rust')", "PanicException: of Rust")],
+    ids=["raises", "exits", "no method", "syntax", "panics"],
 )  # fmt: skip
 def test_a_broken_plug_in_is_a_finding_of_methods(code: str, says: str, tmp_path: Path) -> None:
     found = write_plug_in(tmp_path / "packages", "methods", "theirs", code)

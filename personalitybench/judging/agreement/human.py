@@ -18,6 +18,7 @@ from personalitybench.errors import ConfigurationError, DataError, StorageError
 from personalitybench.files import content_hash, write_atomically
 from personalitybench.judging.agreement.table import ASPECTS, Aspect, Column, ComparedAnswer, Verdicts
 from personalitybench.judging.base import Rating, Verdict
+from personalitybench.outside_files import open_regular
 
 COLUMNS = ("id", "trait", "question", "answer", "rater", "trait_rating", "fluency_rating")
 ALL = "humans"
@@ -116,7 +117,8 @@ def _plain(text: str) -> str:
 
 def _read(path: Path, known: set[str]) -> Iterator[_Given]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with open_regular(path) as stream:
+            text = stream.read().decode("utf-8-sig")
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
