@@ -21,7 +21,7 @@ _UNSAFE = re.compile(
     "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # direction marks
     "\u2028\u2029\ud800-\udfff]"  # separators of lines, halves of surrogate pairs
 )
-_UNSAFE_IN_MARKDOWN = {"&": "&amp;", "<": "&lt;", "](": "]\\("}
+_UNSAFE_IN_MARKDOWN = {"&": "&amp;", "<": "&lt;", "](": "]\\(", "]:": "]\\:"}
 
 
 def escape_controls(text: str) -> str:
@@ -42,7 +42,7 @@ def escape_markdown(text: object) -> str:
     line = single_line(str(text))
     if isinstance(text, Markup):
         return line
-    return re.sub(r"[&<]|\]\(", lambda match: _UNSAFE_IN_MARKDOWN[match[0]], line)
+    return re.sub(r"[&<]|\][(:]", lambda match: _UNSAFE_IN_MARKDOWN[match[0]], line)
 
 
 def echo(text: object, *, err: bool = False) -> None:

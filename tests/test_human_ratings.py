@@ -15,7 +15,17 @@ from personalitybench.judging.agreement.human import export_answers, read_rating
 from personalitybench.judging.agreement.table import ComparedAnswer
 from personalitybench.judging.base import Rating
 
-TEXTS = ['=HYPERLINK("http://x")', "+1 for that", "-", "@me", 'I said:\n\n"No; never.", then left.', "Fine, über fine."]
+TEXTS = [
+    '=HYPERLINK("http://x")',
+    "+1 for that",
+    "-",
+    "@me",
+    "\n=1+1",
+    "  =1+1",
+    "\uff1d1+1",
+    'I said:\n\n"No; never.", then left.',
+    "Fine, über fine.",
+]
 ANSWERS = [ComparedAnswer(f"q{n}", "What now?", text, "openness", "low", "p2") for n, text in enumerate(TEXTS)]
 
 
@@ -37,9 +47,9 @@ def test_the_table_is_blind_and_holds_no_formula(tmp_path: Path) -> None:
     rows = exported(tmp_path / "rate.csv")
     assert list(rows[0]) == ["id", "trait", "question", "answer", "rater", "trait_rating", "fluency_rating"]
     assert {row["id"] for row in rows} == {f"answer-{answer.id}" for answer in ANSWERS}
-    assert {row["answer"] for row in rows} == {"'" + text if text[0] in "=+-@" else text for text in TEXTS}, (
-        "what looks like a formula is quoted, all else is as it was"
-    )
+    assert {row["answer"] for row in rows} == {
+        "'" + text if text.lstrip()[0] in "=+-@\uff1d" else text for text in TEXTS
+    }, "what looks like a formula is quoted, all else is as it was"
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
     assert not any(row["rater"] + row["trait_rating"] + row["fluency_rating"] for row in rows)
     export_answers(ANSWERS, tmp_path / "rate.csv")  # the same again is no harm

@@ -213,6 +213,18 @@ def test_what_is_no_panel(panel: Callable[..., Judge], judges: list[str], settin
         panel(judges, **settings)
 
 
+def test_panels_that_grow_exponentially_are_refused(panel: Callable[..., Judge], folder: Path) -> None:
+    for depth in range(25):
+        for side in "ab":
+            settings = {"judges": [f"a{depth + 1}", f"b{depth + 1}"]}
+            profile = {"id": f"{side}{depth}", "provider": "panel", "summary": "for tests", "settings": settings}
+            (folder / f"{side}{depth}.yaml").write_text(json.dumps(profile))
+    with pytest.raises(ConfigurationError, match=r"more than 2 deep \(three > a0 > a1\)"):
+        panel(["a0", "b0"])
+    with pytest.raises(ConfigurationError, match="at most 50"):
+        panel([f"rates-{number}" for number in range(51)])
+
+
 def test_a_panel_in_a_panel_must_not_hold_it(panel: Callable[..., Judge], folder: Path) -> None:
     settings = {"judges": ["three", "rates-1"]}
     loop = {"id": "other", "provider": "panel", "summary": "for tests", "settings": settings}

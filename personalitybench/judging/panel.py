@@ -26,6 +26,8 @@ from personalitybench.judging.base import (
 from personalitybench.validation import validate
 
 _DIGITS = 4
+_MAX_MEMBERS = 50
+_MAX_DEPTH = 2  # of panels in panels; the number of judges grows exponentially with it
 
 _being_made: ContextVar[tuple[JudgeProfile, ...]] = ContextVar("panels that are being made", default=())
 
@@ -41,7 +43,7 @@ class PanelSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    judges: tuple[str, ...] = Field(min_length=2)
+    judges: tuple[str, ...] = Field(min_length=2, max_length=_MAX_MEMBERS)
     combine: Literal["mean", "median"] = "mean"
     at_least: int | None = Field(default=None, ge=1)
 
@@ -146,11 +148,17 @@ class _Counts:
 
 @contextmanager
 def _made_once(profile: JudgeProfile) -> Iterator[None]:
-    """Refuse a panel that is a member of itself, however deep."""
+    """Refuse a panel that is a member of itself, or stands too deep in others."""
     outer = _being_made.get()
     if profile in outer:
         names = " > ".join(each.id for each in (*outer[outer.index(profile) :], profile))
         raise ConfigurationError(f"judge profile {profile.id!r}: the panel is a member of itself ({names})")
+    if len(outer) >= _MAX_DEPTH:
+        names = " > ".join(each.id for each in (*outer, profile))
+        raise ConfigurationError(
+            f"judge profile {profile.id!r}: panels stand in one another more than {_MAX_DEPTH} deep ({names}): name "
+            "their members in one panel"
+        )
     token = _being_made.set((*outer, profile))
     try:
         yield

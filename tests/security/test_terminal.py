@@ -144,6 +144,7 @@ def test_escapes_of_controls() -> None:
     assert escape_controls("a\tb\nc é 忽 \x1b\x9b\u202e\ud800") == "a\tb\nc é 忽 \\u001b\\u009b\\u202e\\ud800"
     assert single_line(" a\n b\x85c\r\n") == r"a b\u0085c"
     assert escape_markdown("a\n# b") == "a # b"
+    assert escape_markdown("[m]: javascript:alert(1)") == r"[m]\: javascript:alert(1)"
 
 
 def test_a_console_measures_text_after_its_escape() -> None:

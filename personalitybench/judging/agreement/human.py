@@ -26,7 +26,7 @@ ALL = "humans"
 
 _NEEDED = ("id", "rater", "trait_rating", "fluency_rating")
 _PREFIX = "answer-"  # sixteen hex digits alone may look like a number: a spreadsheet makes 1.2E+15 of them
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # full-width ones, too
 _SEPARATORS = ",;\t"
 
 
@@ -112,7 +112,7 @@ def _column(name: str, ratings: Mapping[tuple[str, Aspect], float]) -> Column:
 
 def _plain(text: str) -> str:
     """Keep a spreadsheet from taking a text for a formula."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
 
 
 def _read(path: Path, known: set[str]) -> Iterator[_Given]:
