@@ -26,9 +26,9 @@ class BoundedBody:
     """
 
     def __init__(self, encoding: str, limit: int = LIMIT) -> None:
-        encoding = encoding.strip().lower()
+        named, encoding = encoding, encoding.strip().lower()
         if encoding not in {"", "identity", "gzip", "x-gzip", "deflate"}:
-            raise UnreadableBodyError(f"the body is encoded as {encoding[:40]!r}, which was not asked for")
+            raise UnreadableBodyError(f"the body is encoded as {named[:40]!r}, which was not asked for")
         self._decoder = None if encoding in {"", "identity"} else zlib.decompressobj(_ZLIB_OR_GZIP)
         self._limit = self._left = limit
 

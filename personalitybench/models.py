@@ -109,6 +109,8 @@ def resolve_model(name: str, revision: str | None = None) -> ResolvedModel:
     Raises:
         ModelError: There is no such model, or it cannot be fetched.
     """
+    if not name:  # as a path it is the current folder
+        raise ModelError("the model's name is empty: name a folder, a model of the hub or 'demo'")
     try:
         folder = Path(name).expanduser()
         is_folder = folder.is_dir()

@@ -214,7 +214,7 @@ class ServedModel(TemplateAPI):  # type: ignore[misc]  # lm-eval publishes no ty
                 content = b"".join([body.decode(block) async for block in response.content.iter_chunked(_BLOCK)])
                 return self._read(response.status, response.headers, content)
         except UnreadableBodyError as error:
-            return Failure(f"sent an unreadable reply: {error}")
+            return Failure(f"sent an unreadable reply: {self._quote(str(error))}")
         except TimeoutError:
             return Failure(f"gave no reply within {self.timeout} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:

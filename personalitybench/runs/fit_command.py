@@ -18,7 +18,7 @@ from personalitybench.questions import shared_source
 from personalitybench.runs.model_arguments import fit_arguments, resolve_arguments
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.suite import ModelSpec
-from personalitybench.validation import parse_model_arguments, parse_pairs
+from personalitybench.validation import parse_model_arguments, parse_pairs, validate
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,14 @@ def fit_method(options: FitOptions, console: Console) -> Artifact | None:
     source = shared_source(options.source, None if options.data_dir is None else str(options.data_dir))
     context = MethodContext(load_wording(options.prompts), source, options.seed)
     method = create_method(options.method, parse_pairs(options.settings, "--set"), context)
-    spec = ModelSpec(
-        name=options.model,
-        backend=options.backend,
-        args=parse_model_arguments(options.model_args),
-        revision=options.revision,
-        device=options.device,
-    )
+    given = {
+        "name": options.model,
+        "backend": options.backend,
+        "args": parse_model_arguments(options.model_args),
+        "revision": options.revision,
+        "device": options.device,
+    }
+    spec = validate(ModelSpec, given, "fit: option of the model")
     arguments, commit = resolve_arguments(spec)
     record = model_record(spec.backend, arguments, commit)
     fit = Fit(options.method, method, record, spec.backend, fit_arguments(spec))

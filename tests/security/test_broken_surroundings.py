@@ -120,6 +120,20 @@ def test_paths_and_names_that_cannot_be_are_one_line(arguments: tuple[str, ...],
     one_line(run_command(*arguments, cwd=tmp_path))
 
 
+@pytest.mark.parametrize(
+    "option",
+    [("--model", ""), ("--model", "x" * 5000), ("--model", b"\xff\xfe"), ("--backend", ""), ("--revision", "")],
+    ids=["no name", "long name", "bytes", "no backend", "no revision"],
+)  # fmt: skip
+def test_options_of_a_fit_that_name_nothing_are_one_line(option: tuple[str, str | bytes], tmp_path: Path) -> None:
+    name, value = option
+    one_line(run_command("fit", "none", "--model", "m", name, os.fsdecode(value), cwd=tmp_path))
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path) -> None:
+    assert "name is empty" in one_line(run_command("model", "", cwd=tmp_path))
+
+
 def without_privilege() -> None:
     """Let the administrator obey permissions as well: drop CAP_DAC_OVERRIDE and its relatives before a command."""
     libc = ctypes.CDLL(None)
