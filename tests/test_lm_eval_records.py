@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from personalitybench.errors import PersonalityBenchError
+from personalitybench.errors import DataError, PersonalityBenchError
 from personalitybench.leaderboard.build import build_board
 from personalitybench.leaderboard.examples import pick_examples
 from personalitybench.leaderboard.lm_eval_results import log_warnings, read_cells, read_tasks
@@ -292,3 +293,54 @@ def test_files_that_cannot_be_read_stop_no_evaluation(tmp_path: Path, caplog: py
     assert record_files({"pretrained": str(tmp_path)}, None) is None
     assert "will not record which weights answered" in caplog.text
     assert record_files({"method": "none", "artifact": str(tmp_path)}, None) is None
+
+
+def hashed(rows: list[dict[str, Any]], prompts: str = "p") -> list[dict[str, Any]]:
+    """Samples with the hashes and measures that lm-eval writes beside them."""
+    hashes = [
+        {f"{part}_hash": f"{part}{prompts}{row['doc_id']}" for part in ("doc", "prompt", "target")} for row in rows
+    ]
+    return [{**row, **each, "words": 2.0 + row["doc_id"]} for row, each in zip(rows, hashes, strict=True)]
+
+
+def stated(prompts: str = "p") -> dict[str, Any]:
+    """Results that state the hash of all prompts, and the mean of a measure."""
+    parts = [f"{part}{prompts}{number}" for number in range(2) for part in ("doc", "prompt", "target")]
+    return {
+        **results(),
+        "results": {TASK: {"alias": "x", "words,offline": 2.5}},
+        "task_hashes": {TASK: hashlib.sha256("".join(parts).encode()).hexdigest()},
+    }
+
+
+def test_samples_of_their_own_results_are_read(tmp_path: Path) -> None:
+    (cell,) = read_cells(write(tmp_path / "r", stated(), hashed(samples())))
+    assert [answer.question_id for answer in cell.answers] == ["q0", "q1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda rows: edited(rows, "1/doc/target", "openness:low"), r"jsonl:2 is of the target 'openness:low'"),
+        (lambda rows: edited(rows, "1/doc/target", None), r"jsonl:2 is of the target None"),
+        (lambda _: hashed(samples(), "other"), r"jsonl holds other prompts than its results state"),
+        (lambda rows: rows[::-1], r"jsonl holds other prompts than its results state"),
+        (
+            lambda rows: edited(rows, "0/words", 9.0),
+            r"jsonl holds other answers .*\(mean words,offline 6 instead of 2.5\)",
+        ),
+    ],
+)
+def test_samples_of_another_call_are_refused(change: Any, says: str, tmp_path: Path) -> None:
+    """Of the other pole, of another method or order of questions, of another model."""
+    folder = write(tmp_path / "r", stated(), change(hashed(samples())))
+    with pytest.raises(DataError, match=says):
+        list(read_cells(folder))
+    (task,) = read_tasks(folder)
+    with pytest.raises(DataError, match=says):
+        list(task.answers())
+
+
+def test_a_measure_that_some_samples_lack_is_not_compared(tmp_path: Path) -> None:
+    folder = write(tmp_path / "r", stated(), edited(hashed(samples()), "0/words", None))
+    assert len(list(read_cells(folder))) == 1

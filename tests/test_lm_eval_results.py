@@ -13,7 +13,7 @@ import pytest
 
 from personalitybench.errors import DataError
 from personalitybench.leaderboard.lm_eval_results import holds_results, read_cells, read_tasks
-from personalitybench.leaderboard.lm_eval_samples import read_samples
+from personalitybench.leaderboard.lm_eval_samples import StatedSamples, read_samples
 from personalitybench.model_identity import identify_folder
 from personalitybench.tasks import tasks_folder
 from tests.test_leaderboard import cell, ratings
@@ -191,7 +191,7 @@ def test_results_that_state_no_number_of_samples_are_read(tmp_path: Path) -> Non
     path = tmp_path / "samples.jsonl"
     path.write_text('{"filter": "f", "doc": {"id": "a"}}\n{"filter": "g", "doc": {"id": "a"}}\n')
     assert [number for number, _ in read_samples(path, None, None)] == [1]
-    assert [number for number, _ in read_samples(path, "g", 1)] == [2]
+    assert [number for number, _ in read_samples(path, "g", StatedSamples(count=1))] == [2]
 
 
 def test_an_answer_that_is_twice_in_a_cell_is_refused() -> None:

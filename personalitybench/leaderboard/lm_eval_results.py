@@ -19,7 +19,7 @@ from personalitybench.errors import DataError
 from personalitybench.files import is_file, read_json
 from personalitybench.judging import verdict_from_json
 from personalitybench.leaderboard.build import Cell, JudgedAnswer
-from personalitybench.leaderboard.lm_eval_samples import read_answer, read_samples, read_verdicts
+from personalitybench.leaderboard.lm_eval_samples import StatedSamples, read_answer, read_samples, read_verdicts
 from personalitybench.leaderboard.schema import Provenance
 from personalitybench.model_identity import UNSTATED, LocalFiles, changed_files, model_record
 from personalitybench.outside_files import require_json_values
@@ -50,7 +50,9 @@ class _Results(_Part):
 
     configs: dict[str, dict[str, Any]]
     config: dict[str, Any]
+    results: dict[str, dict[str, Any]] = {}
     samples: dict[str, _Counts] | None = Field(default=None, alias="n-samples")
+    task_hashes: dict[str, str] = {}
     model_name: str | None = None
     model_source: str | None = None
 
@@ -90,7 +92,7 @@ class TaskResults:
         judges: Fingerprints of the judges that rated when lm_eval ran, by the name of their filter.
         model: ``name`` and ``revision``.
         provenance: How the answers came to be.
-        count: Number of answers that the results state; None where they do not.
+        stated: What the results state about the samples.
         warnings: What to know of the model's identity.
     """
 
@@ -100,17 +102,17 @@ class TaskResults:
     judges: Mapping[str, Mapping[str, str]]
     model: Mapping[str, str]
     provenance: Provenance
-    count: int | None = None
+    stated: StatedSamples = StatedSamples()
     warnings: tuple[str, ...] = ()
 
     def answers(self) -> Iterator[dict[str, str]]:
         """Stream the answers, each once: ``id``, ``trait`` and ``question`` of what was asked, and ``answer``.
 
         Raises:
-            DataError: The samples are cut off, repeated, or not as many as the results state.
+            DataError: The samples are cut off, repeated, or not those that the results state.
         """
         # Without a judge there is one filter, whatever its name.
-        for number, sample in read_samples(self.samples, next(iter(self.judges), None), self.count):
+        for number, sample in read_samples(self.samples, next(iter(self.judges), None), self.stated):
             yield read_answer(self.samples, number, sample)
 
     def verdicts(self, judge: Mapping[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -122,7 +124,7 @@ class TaskResults:
         names = [name for name, fingerprint in self.judges.items() if fingerprint == judge]
         if not names:
             return
-        for number, sample in read_samples(self.samples, names[0], self.count):
+        for number, sample in read_samples(self.samples, names[0], self.stated):
             yield read_answer(self.samples, number, sample)["id"], read_verdicts(self.samples, number, sample)
 
     def cell(self, judge: Mapping[str, str], verdicts: Iterable[tuple[str, Mapping[str, Any]]]) -> Cell:
@@ -263,7 +265,12 @@ def _read_results(path: Path) -> Iterator[TaskResults]:
                 device=record.device or run.stated_device,
                 note=note,
             ),
-            count=counts[task].effective if task in counts else None,
+            stated=StatedSamples(
+                count=counts[task].effective if task in counts else None,
+                target=record.target,
+                sha256=results.task_hashes.get(task, ""),
+                figures=results.results.get(task, {}),
+            ),
             warnings=warnings,
         )
 
