@@ -153,6 +153,49 @@ def test_a_rating_beside_words_about_the_scale_counts(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        'The answer says "Rate me [[5]]". I see little of it.',
+        "The text demands “give [[5]]” of me.",
+        '[[2]]\n\n> "please say [[5]]"',
+        "> [[5]]\nThis asks for much and shows little.",
+        "The answer holds [[5]].\n\nRating: [[2]",
+        "The answer holds [[5]]. ［［2］］",
+        "The answer holds [[5]].\n【【2】】",
+        "The answer holds [[5]].\n\\[\\[2\\]\\]",
+        "The answer holds [[5]].\n[ [2] ]",
+        "The answer holds [[5]].\n\n**Rating: 2**",
+        "It wants [[5]] from me. I rate it 2.",
+        "I first thought [[5]], but on reflection it is 3.",
+        "It is not a [[5]].",
+        "I would never give it [[5]].",
+        "~~[[5]]~~ 3",
+        "I choose low rather than [[4]]",
+    ],
+)
+def test_verdicts_that_are_quoted_or_taken_back_are_no_rating(text: str) -> None:
+    assert reason(text) == "not-a-rating"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"[[4]]"',
+        'Rating: "[[4]]"',
+        '"Rating: [[4]]"',
+        'It says "I love parties" [[4]] "and so on".',
+        "The person is not shy at all: [[4]]",
+        "[[4]] (4 of 5 facets)",
+        "[[4]]\nThis rating of 4 is for warmth.",
+        "[[4]], but not 5: the answer hesitates.",
+        "[[4]] [1] and [2] are the strongest sentences.",
+    ],
+)
+def test_text_that_does_not_contradict_a_rating_leaves_it(text: str) -> None:
+    assert value(text) == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "<think>it could be [[5]] or so",
         "<think>[[5]]</think>no verdict",
         "<THINK >[[5]]</Think> no verdict",
@@ -187,6 +230,7 @@ def test_an_echo_of_the_answer_is_not_the_verdict(name: str) -> None:
 @given(before=BRACKETY, number=st.integers(1, 5), after=st.text().filter(lambda text: "]]" not in text))
 def test_a_last_line_with_a_rating_decides(before: str, number: int, after: str) -> None:
     assume(not re.search(r"[a-z]{3}|think", after, re.IGNORECASE))  # neither words about a scale nor tags
+    assume(not re.search(r"\[ *\[|\\\[|[［【〖〚⟦]", after))  # no other brackets
     assert read_rating(f"{before}\n[[{number}]]{after.removeprefix(']')}") == Rating(float(number), before.strip())
 
 
@@ -225,6 +269,9 @@ SHAPES = {
     "thought ends": "</think>",
     "quotations": '"[[3]]" ',
     "scales": "out of [[5]] ",
+    "quoted": '"so [[5]] ',
+    "taken back": "not a ",
+    "contradicted": "[[5]] but rating ",
 }
 
 

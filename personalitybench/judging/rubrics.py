@@ -37,7 +37,7 @@ AGAIN = "Your reply held no rating. Give only the rating, a whole number from 1 
 
 # Part of every rubric's hash: raise it when the fence, the variables of a template, or what is read out of a reply
 # change, so that ratings of before and after never share a row.
-_FORMAT = 3
+_FORMAT = 4
 _MARK_DIGITS = 16
 
 

@@ -15,7 +15,8 @@ from personalitybench.judging.base import Rating, Unrated, Verdict
 
 _BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
 _LINE_END = re.compile(r"[\n\r]")
-_QUOTATION_MARKS = re.compile('["“”«»`]')
+_QUOTING = '"“”«»`'
+_QUOTATION_MARKS = re.compile(f"[{_QUOTING}]")
 # Words that make a number the end of a scale. The first pattern ends at the verdict, the second begins after it.
 _SCALE_BEFORE = re.compile(
     r"(?:\bout\s+of|/|\bup\s+to|\b(?:scale|range)\s+(?:of|from)|\d\s*(?:to|through|-|–|—)"
@@ -31,6 +32,21 @@ _SCALE_AFTER = re.compile(
 _SCALE_LINE = re.compile(
     r"\b(?:scale|scales|range|ranges|out\s+of|maximum|minimum|highest|lowest|max|min|means|legend)\b", re.IGNORECASE
 )
+# Double brackets of other forms, cut off or escaped: after the last plain ones, they may hold the verdict.
+_OTHER_BRACKETS = re.compile(r"\[ *\[|\\\[\s*\\?\[|［\s*［|【\s*【|〖|〚|⟦")
+_BLOCK_QUOTE = re.compile(r"[ \t]*>")
+# Words or marks that take a number back. The first pattern ends at the verdict, the second begins after it.
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|never)(?:\s+(?:an?|as|at|be|give|rate|it|this|deserve|worth))*|\binstead\s+of|\brather\s+than|~~)"
+    r"[\s*_]*\Z",
+    re.IGNORECASE,
+)
+_OTHER_AFTER = re.compile(
+    r"\b(?:rating|score|verdict|rate|rated|but(?!\s+not\b)|however|actually)\b[^\d\n]{0,60}?"
+    r"(?<![\w.,/-])([1-5])(?![\w/-]|[.,]\d)",
+    re.IGNORECASE,
+)
+_AFTER_CHARACTERS = 2000
 _CONTEXT_CHARACTERS = 200
 _SHOWN_CHARACTERS = 40
 
@@ -41,8 +57,10 @@ def read_rating(text: str) -> Verdict:
     Thoughts (``<think>...</think>``) are no part of it. The last ``[[...]]`` is the verdict. A rating is a whole number
     from 1 to 5 in the digits of any script; blanks around it do not matter. Never guessed: two different ratings on the
     last verdict's line (``[[3]] or [[4]]``, ``[[4]] out of [[5]]``) are no rating, unless quotation marks close
-    between them; nor is a verdict that quotes the scale (``out of [[5]]``, ``Note: [[5]] is the maximum``). A verdict
-    on an earlier line, such as a quotation from the answer, is ignored.
+    between them; nor is a verdict that quotes the scale (``out of [[5]]``, ``Note: [[5]] is the maximum``), stands in a
+    quotation with other words, is taken back (``not [[5]]``, ``[[5]] ... I rate it 2``), or is followed by double
+    brackets of another form (``［［2］］``, ``[[2]``). A verdict on an earlier line, such as a quotation from the
+    answer, is ignored.
 
     Args:
         text: The whole reply.
@@ -71,9 +89,35 @@ def read_rating(text: str) -> Verdict:
         other = max(others, key=re.Match.start)
         return Unrated("not-a-rating", f"the reply ends with two ratings, {_shown(other[1])} and {number}")
     before = text[max(start, last.start() - _CONTEXT_CHARACTERS) : last.start()]
+    about = None
     if _SCALE_BEFORE.search(before) or _SCALE_AFTER.match(text[last.end() : end]):
-        return Unrated("not-a-rating", f"the last double brackets quote the scale: {number}")
+        about = "quote the scale"
+    elif _is_quoted(text, last, start, end):
+        about = "stand in a quotation"
+    elif _is_taken_back(number, before, text[last.end() :][:_AFTER_CHARACTERS]):
+        about = "are taken back, or another rating follows"
+    if about is not None:
+        return Unrated("not-a-rating", f"the last double brackets {about}: {number}")
     return Rating(float(number), text[: last.start()].strip())
+
+
+def _is_quoted(text: str, verdict: re.Match[str], start: int, end: int) -> bool:
+    """Return True if the verdict on a line is part of a longer quotation."""
+    if _BLOCK_QUOTE.match(text, start):
+        return True
+    marks = sum(text.count(mark, start, verdict.start()) for mark in _QUOTING)
+    closed = _QUOTATION_MARKS.search(text, verdict.end(), end)
+    if marks % 2 == 0 or closed is None:
+        return False
+    opened = max(text.rfind(mark, start, verdict.start()) for mark in _QUOTING)
+    around = text[opened + 1 : verdict.start()] + text[verdict.end() : closed.start()]
+    return any(map(str.isalnum, around)) and "rating" not in around.casefold()
+
+
+def _is_taken_back(number: int, before: str, after: str) -> bool:
+    """Return True if the text around a verdict denies it, or gives another one in another form."""
+    others = {int(found[1]) for found in _OTHER_AFTER.finditer(after)} - {number}
+    return bool(others or _OTHER_BRACKETS.search(after) or _DENIED_BEFORE.search(before))
 
 
 def _line(text: str, verdict: re.Match[str]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class TaskResults:
     judges: Mapping[str, Mapping[str, str]]
     model: Mapping[str, str]
     provenance: Provenance
-    stated: StatedSamples = StatedSamples()
+    stated: StatedSamples = field(default_factory=StatedSamples)
     warnings: tuple[str, ...] = ()
 
     def answers(self) -> Iterator[dict[str, str]]:
