@@ -19,6 +19,9 @@ CUT_OFF = "length"
 
 TOOL_CALLS = frozenset({"tool_calls", "function_call"})
 
+THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""Types of the parts of a message that hold thoughts."""
+
 # Codes of OpenAI's API; the other servers that were tried (vLLM, llama.cpp, Azure) are noted where they differ.
 UNKNOWN_MODEL_CODES = frozenset({"model_not_found", "model_not_available", "model_deprecated", "DeploymentNotFound"})
 QUOTA_CODES = frozenset({"insufficient_quota", "credit_balance_exhausted", "billing_hard_limit_reached"})
@@ -67,6 +70,12 @@ def message_text(content: object) -> str:
         parts = (part for part in content if isinstance(part, dict) and part.get("type") == "text")
         return "".join(part["text"] for part in parts if isinstance(part.get("text"), str))
     return content if isinstance(content, str) else ""
+
+
+def part_types(content: object) -> set[str]:
+    """Return the types of the parts of a message; empty where it is no list of parts."""
+    parts = content if isinstance(content, list) else []
+    return {str(part.get("type")) if isinstance(part, dict) else "unknown" for part in parts}
 
 
 def reported_error(completion: object) -> object | None:

@@ -246,11 +246,13 @@ class ServedModel(TemplateAPI):  # type: ignore[misc]  # lm-eval publishes no ty
             return Failure("called a tool instead of answering")
         if finish not in {completions.WHOLE, completions.CUT_OFF}:
             return Failure(f"did not finish its reply (finish_reason {self._quote(finish)})")
-        reasoned = bool(message.get("reasoning_content") or message.get("reasoning"))
+        parts = completions.part_types(content)
+        thought = parts & completions.THOUGHT_PARTS
+        reasoned = bool(message.get("reasoning_content") or message.get("reasoning") or thought)
         text = completions.valid_text(self._without_keys(completions.message_text(content)))
         if not text.strip() and (finish == completions.CUT_OFF or reasoned):
             return NoAnswer(completions.UNFINISHED_THOUGHTS, f"no text before the reply ended ({finish})")
-        if content is None:
+        if not isinstance(content, str | list) or (parts and "text" not in parts):
             return Failure("sent a reply without text")
         return self._without_thoughts(text, finished=reasoned or finish == completions.WHOLE)
 
