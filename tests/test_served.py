@@ -17,9 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from personalitybench.backends.served import hide_credentials
 from personalitybench.completions import NoAnswer, cut_thoughts
+from personalitybench.errors import ModelError
+from personalitybench.runs.progress import RunProgress
+from personalitybench.runs.stages import Run as SuiteRun
+from personalitybench.runs.suite import load_suite
 from tests.chat_server import Body, ChatServer, Fault, uneven
 
 PLANTED = "sk-planted-Zq81nTf0uYw7"
@@ -343,3 +348,27 @@ def test_credentials_are_in_no_record_of_the_libraries(caplog: pytest.LogCapture
         logging.getLogger(name).error("Exception: %s", headers, exc_info=ValueError(headers))
     assert "planted-key" not in caplog.text
     assert caplog.text.count("'Authorization': ***") == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("{name: m, backend: local-chat-completions}", "served model 'm' needs base_url"),
+        ("{name: m, backend: local-completions}", "served model 'm' needs base_url"),
+        ("{name: m, backend: openai-chat-completions}", "OPENAI_API_KEY"),
+        ("{name: m, backend: anthropic-chat-completions}", "ANTHROPIC_API_KEY"),
+        ("{name: m, backend: no-such-type}", "lm-eval has no model type 'no-such-type'"),
+    ],
+)
+def test_model_that_cannot_be_asked_is_refused_before_another_answers(
+    model: str, says: str, tmp_path: Path, suite_file: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    suite = suite_file(
+        f"name: late\nmodels: [{{name: dummy, backend: dummy}}, {model}]\nmethods: [none]\n"
+        "targets: [extraversion:high]\nquestions: {limit: 1}\nfloors: false\n"
+    )
+    with RunProgress(Console(quiet=True)) as progress, pytest.raises(ModelError, match=says):
+        SuiteRun(load_suite(str(suite)), tmp_path / "out", progress).generate()
+    assert list(tmp_path.glob("out/calls/*/*/answers.jsonl")) == []

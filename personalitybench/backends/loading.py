@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from lm_eval.models.utils import Collator
 from personalitybench.argument_policy import refuse_remote_code
 from personalitybench.backends.needs import MODEL_TYPES, STEERABLE, STEERABLE_VLLM
 from personalitybench.backends.whole_answers import require_whole_answers
+from personalitybench.completions import quote
 from personalitybench.errors import ModelError
 from personalitybench.host_policy import refuse_unnamed_hosts
 from personalitybench.model_files import check_dtype, check_model_files
@@ -82,6 +85,39 @@ def check_model(args: Mapping[str, Any]) -> None:
         check_model_files(Path(folder), args)
 
 
+def check_loadable(backend: str, args: Mapping[str, Any]) -> None:
+    """Refuse a model that cannot be asked, without loading it: its folder, its type, address and key of a server.
+
+    Args:
+        backend: lm-eval model type.
+        args: Its arguments.
+
+    Raises:
+        ModelError: Names what is missing.
+        ConfigurationError: There is no such ``dtype``.
+        MissingDependencyError: A package is missing.
+    """
+    if backend in LOCAL_BACKENDS:
+        check_model(args)
+    with quiet_libraries():
+        kind = _model_type(backend)
+    if not issubclass(kind, TemplateAPI):
+        return
+    name = f"served model {args.get('model', backend)!r}"
+    address = inspect.signature(kind.__init__).parameters.get("base_url")
+    if address is not None and not (args.get("base_url") or address.default):
+        raise ModelError(f"{name} needs base_url, such as http://localhost:8000/v1/...")
+    key = inspect.getattr_static(kind, "api_key", None)
+    read_key = key.func if isinstance(key, cached_property) else key.fget if isinstance(key, property) else None
+    try:
+        if read_key is not None:
+            read_key(object.__new__(kind))
+    except ValueError as error:  # lm-eval's: the variable of the key is not set
+        raise ModelError(f"{name}: {quote(str(error))}") from None
+    except AttributeError:  # it needs a model that is made; loading tells then
+        return
+
+
 def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: str | None) -> LM:
     """Build a model of one of lm-eval's types.
 
@@ -103,18 +139,7 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
     if backend in LOCAL_BACKENDS:
         check_model(args)
     with quiet_libraries():
-        try:
-            if backend in MODEL_TYPES:
-                import_module(MODEL_TYPES[backend])
-            if backend == "vllm":
-                from personalitybench.backends.vllm.versions import let_lm_eval_find_vllm  # noqa: PLC0415
-
-                let_lm_eval_find_vllm()
-            kind = get_model(backend)
-        except (KeyError, ValueError) as error:
-            raise ModelError(f"lm-eval has no model type {backend!r}: see 'lm_eval --help' for those it has") from error
-        except ImportError as error:
-            raise import_failure(error, f"backend {backend!r}", _extra(backend)) from error
+        kind = _model_type(backend)
         try:
             device = device or _default_device(backend)
             safe = {"use_safetensors": True} if is_transformers(backend) and not args.get("gguf_file") else {}
@@ -136,6 +161,28 @@ def load_model(backend: str, args: Mapping[str, Any], batch_size: int, device: s
 
             group_queries(model.model)
         return model
+
+
+def _model_type(backend: str) -> type[LM]:
+    """Return lm-eval's class of a model type.
+
+    Raises:
+        ModelError: There is none of this name.
+        MissingDependencyError: A package is missing.
+    """
+    try:
+        if backend in MODEL_TYPES:
+            import_module(MODEL_TYPES[backend])
+        if backend == "vllm":
+            from personalitybench.backends.vllm.versions import let_lm_eval_find_vllm  # noqa: PLC0415
+
+            let_lm_eval_find_vllm()
+        kind: type[LM] = get_model(backend)
+    except (KeyError, ValueError) as error:
+        raise ModelError(f"lm-eval has no model type {backend!r}: see 'lm_eval --help' for those it has") from error
+    except ImportError as error:
+        raise import_failure(error, f"backend {backend!r}", _extra(backend)) from error
+    return kind
 
 
 def _loading_errors() -> tuple[type[Exception], ...]:

@@ -19,8 +19,7 @@ from lm_eval.tasks import TaskManager
 from personalitybench.argument_policy import refuse_remote_code
 from personalitybench.backends.devices import describe_device
 from personalitybench.backends.loading import (
-    LOCAL_BACKENDS,
-    check_model,
+    check_loadable,
     has_chat_template,
     load_model,
     plan_batches,
@@ -292,8 +291,8 @@ class Run:
         failed: list[ServedModelError] = []
         waiting = [call for call in calls if not self._answered(call)]
         for spec in {call.model.model_dump_json(): call.model for call in waiting}.values():
-            if spec.backend in LOCAL_BACKENDS:  # the last model's folder is refused before the first model answers
-                check_model(self.calls.model_arguments(spec))
+            # the last model is refused before the first one answers
+            check_loadable(spec.backend, self.calls.model_arguments(spec))
         for call in waiting:
             folder = self.calls.folder(call)
             sheets = {target: folder.answers(target) for target in self.targets}
