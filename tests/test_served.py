@@ -22,6 +22,7 @@ from rich.console import Console
 from personalitybench.backends.served import hide_credentials
 from personalitybench.completions import NoAnswer, cut_thoughts
 from personalitybench.errors import ModelError
+from personalitybench.runs.plan import make_plan
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.stages import Run as SuiteRun
 from personalitybench.runs.suite import load_suite
@@ -365,6 +366,7 @@ def test_model_that_cannot_be_asked_is_refused_before_another_answers(
 ) -> None:
     for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PERSONALITYBENCH_ALLOW_HOSTS", "api.anthropic.com")
     suite = suite_file(
         f"name: late\nmodels: [{{name: dummy, backend: dummy}}, {model}]\nmethods: [none]\n"
         "targets: [extraversion:high]\nquestions: {limit: 1}\nfloors: false\n"
@@ -372,3 +374,8 @@ def test_model_that_cannot_be_asked_is_refused_before_another_answers(
     with RunProgress(Console(quiet=True)) as progress, pytest.raises(ModelError, match=says):
         SuiteRun(load_suite(str(suite)), tmp_path / "out", progress).generate()
     assert list(tmp_path.glob("out/calls/*/*/answers.jsonl")) == []
+    if "API_KEY" in says:  # prices are told without a key
+        make_plan(load_suite(str(suite)), tmp_path / "out")
+    else:
+        with pytest.raises(ModelError, match=says):
+            make_plan(load_suite(str(suite)), tmp_path / "out")

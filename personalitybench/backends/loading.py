@@ -85,12 +85,13 @@ def check_model(args: Mapping[str, Any]) -> None:
         check_model_files(Path(folder), args)
 
 
-def check_loadable(backend: str, args: Mapping[str, Any]) -> None:
+def check_loadable(backend: str, args: Mapping[str, Any], *, key: bool = True) -> None:
     """Refuse a model that cannot be asked, without loading it: its folder, its type, address and key of a server.
 
     Args:
         backend: lm-eval model type.
         args: Its arguments.
+        key: Whether the key of a server must be set; a dry run needs none.
 
     Raises:
         ModelError: Names what is missing.
@@ -107,11 +108,17 @@ def check_loadable(backend: str, args: Mapping[str, Any]) -> None:
     address = inspect.signature(kind.__init__).parameters.get("base_url")
     if address is not None and not (args.get("base_url") or address.default):
         raise ModelError(f"{name} needs base_url, such as http://localhost:8000/v1/...")
-    key = inspect.getattr_static(kind, "api_key", None)
-    read_key = key.func if isinstance(key, cached_property) else key.fget if isinstance(key, property) else None
+    if key:
+        _require_key(kind, name)
+
+
+def _require_key(kind: type[LM], name: str) -> None:
+    """Refuse a served model whose class finds no key in the environment."""
+    found = inspect.getattr_static(kind, "api_key", None)
+    read = found.func if isinstance(found, cached_property) else found.fget if isinstance(found, property) else None
     try:
-        if read_key is not None:
-            read_key(object.__new__(kind))
+        if read is not None:
+            read(object.__new__(kind))
     except ValueError as error:  # lm-eval's: the variable of the key is not set
         raise ModelError(f"{name}: {quote(str(error))}") from None
     except AttributeError:  # it needs a model that is made; loading tells then

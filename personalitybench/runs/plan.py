@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
-from personalitybench.backends.loading import LOCAL_BACKENDS
+from personalitybench.backends.loading import LOCAL_BACKENDS, check_loadable
 from personalitybench.costs import FitPlan
 from personalitybench.dry import dry_run
 from personalitybench.errors import NotHereError
@@ -157,6 +157,9 @@ def make_plan(
         run.check_methods()
         models = {spec.model_dump_json(): PlannedModel(spec) for spec in suite.models}
         calls = plan_calls(folders, _calls(run, models, same_wording=same_wording), models, same_wording=same_wording)
+        for call in calls:
+            if call.call.model.backend not in LOCAL_BACKENDS and any(call.missing.values()):
+                check_loadable(call.call.model.backend, folders.model_arguments(call.call.model), key=False)
         fits = plan_fits(folders, calls, same_wording=same_wording) if "fit" in chosen else []
         tuned = [call for call in calls if call.stage == "tune"]
         reported = [call for call in calls if call.stage == "generate"]
