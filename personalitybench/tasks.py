@@ -175,6 +175,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
             _warn_about_chat_template()
         from personalitybench.backends.whole_answers import (  # noqa: PLC0415 (lm-eval's models are slow to import)
             added_end_tokens,
+            require_system_text,
             require_whole_answers,
             require_whole_prompts,
         )
@@ -194,6 +195,7 @@ class PersonalityTask(GenerationTask):  # type: ignore[misc]  # lm-eval publishe
             **kwargs,
         )
         require_whole_prompts(self._model, self.instances)
+        require_system_text(system_instruction, self.instances)
         return built
 
     def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Any:

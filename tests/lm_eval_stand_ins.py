@@ -75,7 +75,8 @@ class NextTask:
         for number, doc in enumerate(list(self.dataset["test"])[:limit]):
             prompt = self.doc_to_text(doc)
             if apply_chat_template and chat_template:
-                prompt = chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
+                system = [{"role": "system", "content": system_instruction}] if system_instruction else []
+                prompt = chat_template([*system, {"role": "user", "content": prompt}], add_generation_prompt=True)
             built += self.construct_requests(
                 doc=doc,
                 ctx=prompt,
@@ -163,7 +164,7 @@ class ChatModel(LM):
         return ["Yes."] * len(requests)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return f"<user>{chat_history[-1]['content']}</user>"
+        return "".join(f"<{turn['role']}>{turn['content']}</{turn['role']}>" for turn in chat_history)
 
 
 def verdicts_with_gaps(_judge: str, docs: Sequence[Any], answers: Sequence[str], *_: Any) -> list[dict[str, Verdict]]:

@@ -89,7 +89,7 @@ def test_task_on_the_next_lm_eval_applies_the_chat_template_and_sees_the_model()
     (request,) = task.build_all_requests(
         limit=1, apply_chat_template=True, chat_template=ChatModel().apply_chat_template, system_instruction="Be brief."
     )
-    assert request.args[0].startswith("<user>")
+    assert request.args[0].startswith("<system>Be brief.</system><user>")
     protocol = task.identity()["protocol"]
     assert (protocol["chat_template"], protocol["other"]) == (True, {"system_instruction": "Be brief."})
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
+from lm_eval.models.api_models import JsonChatStr
 
 from personalitybench.backends.loading import load_model
 from personalitybench.backends.whole_answers import ThinkingModel, require_whole_answers, require_whole_prompts
@@ -151,3 +152,26 @@ def test_unfinished_thoughts_of_vllm_are_no_answer() -> None:
     answers = model.generate_until([request("hm</think>Yes."), request("hm, well")])
     assert answers == ["Yes.", ""]
     assert [isinstance(answer, NoAnswer) for answer in answers] == [False, True]
+
+
+def prompt_request(prompt: Any) -> Instance:
+    return Instance("generate_until", {"id": "q1"}, (prompt, {}), 0)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["<|system|>Be “kind”.\n<|user|>Hi", json.dumps([{"role": "system", "content": "Be “kind”."}])]
+)
+def test_prompts_with_the_system_text_are_taken(prompt: str) -> None:
+    from personalitybench.backends.whole_answers import require_system_text
+
+    require_system_text(" Be “kind”.\n", [prompt_request(prompt), prompt_request(JsonChatStr(prompt))])
+    require_system_text(None, [prompt_request("Hi")])
+
+
+@pytest.mark.parametrize("prompt", ["<|user|>Hi", json.dumps([{"role": "user", "content": "Hi"}])])
+def test_prompts_without_the_system_text_are_refused(prompt: str) -> None:
+    """lm-eval removes the system turn where a template raises for it, as Gemma's does."""
+    from personalitybench.backends.whole_answers import require_system_text
+
+    with pytest.raises(ConfigurationError, match="lacks the text of --system_instruction"):
+        require_system_text("Be kind.", [prompt_request("<|system|>Be kind.<|user|>Hi"), prompt_request(prompt)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -71,6 +72,25 @@ def require_whole_prompts(model: Any, requests: Sequence[Instance]) -> None:
         tokens, new, request = max(too_long, key=lambda each: each[0])
         longest = f"question {request.doc['id']!r}"
         raise ConfigurationError(f"{longest}: {context_error(len(too_long), tokens, new, context)}")
+
+
+def require_system_text(system_instruction: str | None, requests: Sequence[Instance]) -> None:
+    """Refuse prompts without the system text: lm-eval leaves it out where the chat template has no place for it.
+
+    Raises:
+        ConfigurationError: A prompt lacks it.
+    """
+    text = (system_instruction or "").strip()
+    if not text:
+        return
+    forms = {text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]}
+    for request in requests:
+        prompt = str(getattr(request.args[0], "prompt", request.args[0]))  # lm-eval's JsonChatStr for APIs
+        if not any(form in prompt for form in forms):
+            raise ConfigurationError(
+                f"question {request.doc['id']!r}: the prompt lacks the text of --system_instruction, because the "
+                "model's chat template takes no system turn: remove the option"
+            )
 
 
 def added_end_tokens(model: Any) -> list[int]:
