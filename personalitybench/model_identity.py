@@ -29,6 +29,8 @@ _HUB_FILES = {"peft": "adapter_config.json", "delta": "config.json", "tokenizer"
 _DECIDING = {
     *_HUB_FILES,
     *("gguf_file", "subfolder", "quantization", "quantization_config", "load_in_4bit", "load_in_8bit"),
+    *("rope_scaling", "rope_theta", "sliding_window", "num_hidden_layers", "hf_overrides", "load_format"),
+    *("tokenizer_mode", "tokenizer_revision", "code_revision", "disable_sliding_window"),
     *("autogptq", "gptqmodel", "add_bos_token", "enable_thinking", "think_end_token", "chat_template_args"),
 }
 _DECIDING_PREFIX = "bnb_4bit_"

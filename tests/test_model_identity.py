@@ -378,3 +378,21 @@ def test_rows_of_a_model_and_of_two_adapters_are_three(
     assert done.returncode == 0, done.stderr
     (row,) = json.loads((tmp_path / "board" / "leaderboard.json").read_text())["rows"]
     assert row["id"] in {row["id"] for row in rows if row["identity"]["model"]["name"] == "tiny-llama+adb"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_hidden_layers": 1},
+        {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+        {"hf_overrides": {"rope_theta": 1e6}},
+        {"load_format": "dummy"},
+        {"tokenizer_revision": "abc"},
+        {"tokenizer_mode": "mistral"},
+    ],
+)
+def test_arguments_that_replace_settings_of_the_weights_are_in_the_revision(changed: dict[str, Any]) -> None:
+    plain = model_record("vllm", {"pretrained": "org/m"}, "abc")
+    other = model_record("vllm", {"pretrained": "org/m", **changed}, "abc")
+    assert other["name"] == plain["name"]
+    assert other["revision"] != plain["revision"]
