@@ -289,7 +289,7 @@ class Intervention:
             tensors = read_tensors(data)
             shape = (int(manifest["shape"]["layers"]), int(manifest["shape"]["neurons"]))
             found = cls(shape=shape, site=manifest["site"], **{name: tensors[name] for name in _COLUMNS})
-        except (SafetensorError, KeyError, TypeError, ValueError, ConfigurationError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, ConfigurationError) as error:
             raise StorageError(f"{path} is damaged ({_one_line(error)}): fit the method again") from error
         if model_shape is not None:
             found.check_model(*model_shape, where=f"intervention {folder}")

@@ -95,13 +95,14 @@ def write_official_file(path: Path, neurons: NeuronSet) -> None:
 
 def _rows(path: Path, layer: str, listed: Any) -> list[list[Any]]:
     """Check the rows of a layer."""
+    where = f"neuron file {path}, layer {layer!r:.80}"
     if not isinstance(listed, list):
-        raise DataError(f"neuron file {path}, layer {layer!r}: a list of rows {_ROW} is needed")
+        raise DataError(f"{where}: a list of rows {_ROW} is needed")
     for number, row in enumerate(listed):
         if not isinstance(row, list) or [type(value) for value in row[:2]] != [int, int] or len(row) != 5:
-            raise DataError(f"neuron file {path}, layer {layer!r}, row {number}: {_ROW} is needed, not {row!r:.80}")
+            raise DataError(f"{where}, row {number}: {_ROW} is needed, not {row!r:.80}")
         if any(type(value) not in (int, float) for value in row[2:]):
-            raise DataError(f"neuron file {path}, layer {layer!r}, row {number}: delta, probability, a95 are numbers")
+            raise DataError(f"{where}, row {number}: delta, probability, a95 are numbers")
         if str(row[0]) != layer:
-            raise DataError(f"neuron file {path}, layer {layer!r}, row {number}: the row names layer {row[0]}")
+            raise DataError(f"{where}, row {number}: the row names layer {row[0]!r:.80}")
     return listed
