@@ -60,6 +60,7 @@ def test_the_wheel_is_complete_and_small(wheel: Path) -> None:
     assert wheel.stat().st_size < 2_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path, demo_model: Path) -> None:
     environment = install(wheel, tmp_path / "site")

@@ -22,6 +22,7 @@ from rich.console import Console
 from personalitybench.backends.served import hide_credentials
 from personalitybench.completions import NoAnswer, cut_thoughts
 from personalitybench.errors import ModelError
+from personalitybench.runs.command import run_suite
 from personalitybench.runs.plan import make_plan
 from personalitybench.runs.progress import RunProgress
 from personalitybench.runs.stages import Run as SuiteRun
@@ -68,6 +69,17 @@ class Run:
         lines = [line for line in done.stderr.splitlines() if line.startswith("personalitybench: ")]
         assert len(lines) == 1, done.stderr
         return lines[0]
+
+    def refused_here(self, url: str) -> str:
+        """Generate in this process, which loads its libraries once, and return the error."""
+        with pytest.raises(ModelError) as error:
+            self.here(url)
+        return str(error.value)
+
+    def here(self, url: str) -> None:
+        suite = self.folder / "served.yaml"
+        suite.write_text(SUITE.format(url=url, backend="local-chat-completions", args=""))
+        run_suite(str(suite), self.folder / "out", ["generate"], Console(quiet=True))
 
     def answers(self) -> list[dict[str, Any]]:
         lines = [line for path in self.folder.glob("out/calls/*/*/answers.jsonl") for line in path.open()]
@@ -121,18 +133,31 @@ FAILURES: dict[str, tuple[Fault, str]] = {
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_failure_is_no_answer_and_the_same_command_resumes(
-    name: str, run: Run, chat: str, chat_server: ChatServer
+    name: str, run: Run, chat: str, chat_server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fault, said = FAILURES[name]
+    monkeypatch.setenv("OPENAI_API_KEY", PLANTED)
     chat_server.rule = lambda *_: fault
-    line = run.refused(chat, "generate", OPENAI_API_KEY=PLANTED)
+    line = run.refused_here(chat)
     assert said in line
     assert "after 2 tries" in line
     assert "0 of 4 answers of none are there, and the same command resumes" in line
+    assert len(line.splitlines()) == 1
     assert len(line) < 700
+    assert PLANTED not in line
     assert chat_server.requests[0].headers["authorization"] == f"Bearer {PLANTED}"
     assert len(chat_server.requests) == 6, "three questions in a row, two tries each"
     assert (run.answers(), run.manifests()) == ([], [])
+    chat_server.rule = lambda *_: None
+    run.here(chat)
+    assert {row["answer"] for row in run.answers()} == {"I like company. (1)"}
+
+
+@pytest.mark.parametrize("name", ["error in a 200", "html", "500"])
+def test_failure_ends_the_command_with_one_line(name: str, run: Run, chat: str, chat_server: ChatServer) -> None:
+    fault, said = FAILURES[name]
+    chat_server.rule = lambda *_: fault
+    assert said in run.refused(chat, "generate", OPENAI_API_KEY=PLANTED)
     chat_server.rule = lambda *_: None
     assert run(chat, "generate").returncode == 0
     assert {row["answer"] for row in run.answers()} == {"I like company. (1)"}

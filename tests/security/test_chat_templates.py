@@ -46,7 +46,12 @@ def tokenizer(tiny_model: Path) -> Any:
     return AutoTokenizer.from_pretrained(tiny_model)
 
 
-@pytest.mark.parametrize("case", HOSTILE)
+TEN_SECONDS_EACH = {"two loops", "macros that branch"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] if case in TEN_SECONDS_EACH else []) for case in HOSTILE]
+)
 def test_hostile_templates_are_one_line(tokenizer: Any, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer.chat_template, says = HOSTILE[case]
     bound_chat_template(tokenizer)

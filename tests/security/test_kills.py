@@ -49,7 +49,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("every", [pytest.param(5, marks=pytest.mark.slow), 160])
+@pytest.mark.parametrize("every", [pytest.param(5, marks=pytest.mark.slow), 400])
 def test_killed_at_changes_of_the_file_system(every: int, lively_model: Path, tmp_path: Path) -> None:
     judge = write_judge(tmp_path, "kills")
     data = write(tmp_path / "own.jsonl", own_lines())
