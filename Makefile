@@ -42,7 +42,7 @@ endef
 help:
 	@echo "make demo         compare ways of prompting a personality, and edited neurons, on a small real model"
 	@echo "make test         run the tests"
-	@echo "make test-slow    run the tests that take over a minute, too"
+	@echo "make test-slow    run the slow tests, too"
 	@echo "make fuzz         give each reader of outside files MUTANTS=10000 mutated files"
 	@echo "make test-vllm    run the tests of the vLLM plug-in (Linux; no GPU needed)"
 	@echo "make test-lowest  run the tests with the lowest versions that pyproject.toml allows"

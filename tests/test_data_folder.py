@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> tuple[Path, dict[str, str]]:
     return tmp_path, found
 
 
-@pytest.mark.parametrize("by_variable", [False, True])
+@pytest.mark.parametrize("by_variable", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_later_commands_find_the_copy(folder: tuple[Path, dict[str, str]], by_variable: bool) -> None:
     cwd, found = folder
     named = () if by_variable else ("--data-dir", "data")

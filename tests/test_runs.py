@@ -99,6 +99,7 @@ def test_stages_one_at_a_time(small_suite: Path, tmp_path: Path, reference: dict
     assert contents(output) == reference
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments_and_resumed(
     small_suite: Path, tmp_path: Path, reference: dict[str, bytes]
 ) -> None:
@@ -189,7 +190,7 @@ def test_two_processes_do_not_share_a_folder(small_suite: Path, tmp_path: Path) 
         run(small_suite, output)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_the_same_prompts_answers_and_board_as_lm_eval(tiny_model: Path, tmp_path: Path, dtype: str) -> None:
     """One lm_eval call over the whole group, and a run of the same settings."""
     suite = tmp_path / "whole.yaml"

@@ -73,13 +73,14 @@ class Run:
     def refused_here(self, url: str) -> str:
         """Generate in this process, which loads its libraries once, and return the error."""
         with pytest.raises(ModelError) as error:
-            self.here(url)
+            self.here(url, "generate")
         return str(error.value)
 
-    def here(self, url: str) -> None:
+    def here(self, url: str, *stages: str, backend: str = "local-chat-completions", args: str = "") -> None:
+        """Run in this process."""
         suite = self.folder / "served.yaml"
-        suite.write_text(SUITE.format(url=url, backend="local-chat-completions", args=""))
-        run_suite(str(suite), self.folder / "out", ["generate"], Console(quiet=True))
+        suite.write_text(SUITE.format(url=url, backend=backend, args=args))
+        run_suite(str(suite), self.folder / "out", stages, Console(quiet=True))
 
     def answers(self) -> list[dict[str, Any]]:
         lines = [line for path in self.folder.glob("out/calls/*/*/answers.jsonl") for line in path.open()]
@@ -149,7 +150,7 @@ def test_failure_is_no_answer_and_the_same_command_resumes(
     assert len(chat_server.requests) == 6, "three questions in a row, two tries each"
     assert (run.answers(), run.manifests()) == ([], [])
     chat_server.rule = lambda *_: None
-    run.here(chat)
+    run.here(chat, "generate")
     assert {row["answer"] for row in run.answers()} == {"I like company. (1)"}
 
 
@@ -283,8 +284,7 @@ def test_question_without_an_answer_is_unrated_with_its_reason(
     fault: Fault, reason: str, args: str, run: Run, chat: str, chat_server: ChatServer
 ) -> None:
     chat_server.script.append(fault)
-    done = run(chat, args=args)
-    assert done.returncode == 0, done.stderr
+    run.here(chat, args=args)
     assert len(chat_server.requests) == 4
     (missing,) = [row for row in run.answers() if "unrated" in row]
     assert (missing["answer"], missing["unrated"]["reason"]) == ("", reason)
@@ -305,12 +305,17 @@ def test_question_without_an_answer_is_unrated_with_its_reason(
 )
 @pytest.mark.parametrize("backend", ["local-chat-completions", "openai-chat-completions"])
 def test_thoughts_are_no_part_of_an_answer(
-    content: Any, answer: str, backend: str, run: Run, chat: str, chat_server: ChatServer
+    content: Any,
+    answer: str,
+    backend: str,
+    run: Run,
+    chat: str,
+    chat_server: ChatServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", PLANTED)
     chat_server.rule = lambda *_: reply(content)
-    args = 'think_end_token: "</think>"'
-    done = run(chat, "generate", args=args, backend=backend, OPENAI_API_KEY=PLANTED)
-    assert done.returncode == 0, done.stderr
+    run.here(chat, "generate", backend=backend, args='think_end_token: "</think>"')
     assert {row["answer"] for row in run.answers()} == {answer}
     (record,) = run.folder.glob("out/calls/*/call.json")
     assert json.loads(record.read_text())["settings"]["protocol"]["other"] == {"think_end_token": "</think>"}

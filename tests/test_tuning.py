@@ -222,6 +222,7 @@ def test_stopped_at_every_few_writes_and_resumed(
     assert contents(output) == contents(finished)
 
 
+@pytest.mark.slow
 def test_killed_in_the_stage_and_resumed(suite: Path, finished: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     draw = random.Random(20261122)  # noqa: S311 (moments, not secrets)

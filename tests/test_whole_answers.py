@@ -54,7 +54,7 @@ def test_prompts_that_fit_exactly_pass_and_one_token_more_is_refused(lm: Any) ->
         require_whole_prompts(lm, [request("short"), *[request(prompt, room + 1)] * 2])
 
 
-@pytest.mark.parametrize("backend", ["hf", "personalitybench-hf"])
+@pytest.mark.parametrize("backend", ["hf", pytest.param("personalitybench-hf", marks=pytest.mark.slow)])
 def test_run_and_dry_run_refuse_prompts_that_would_be_cut(
     backend: str, tiny_model: Path, tmp_path: Path, command: Command
 ) -> None:
