@@ -236,3 +236,14 @@ def test_files_of_earlier_versions_lack_fields_of_the_provenance() -> None:
     assert compare_boards(stated, board) == []
     stated["rows"][0]["average"]["mean"] += 1e-4
     assert [one.field for one in compare_boards(stated, board)] == [f"rows.{board.rows[0].id}.average.mean"]
+
+
+@pytest.mark.parametrize(("move", "count"), [(0.003, 0), (0.02, 1)])
+def test_null_baselines_may_be_rounded_by_another_machine(move: float, count: int) -> None:
+    board = full_board()
+    stated = board.model_dump(mode="json")
+    stated["floors"]["rows"][0]["average"]["mean"] += move
+    assert len(compare_boards(stated, board)) == count
+    row = stated["rows"][0]
+    row["average"]["mean"] += 0.003
+    assert f"rows.{row['id']}.average.mean" in {each.field for each in compare_boards(stated, board)}

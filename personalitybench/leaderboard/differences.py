@@ -10,6 +10,12 @@ from typing import Any
 from personalitybench.leaderboard.schema import Leaderboard
 
 _TOLERANCE = 1.5e-6  # figures are rounded to six digits
+NULL_BASELINE_TOLERANCE = 0.005
+"""Largest difference of a null baseline's figure that counts as equal.
+
+Its ratings do not lie with the answers: each machine makes its own, and a trained judge rounds otherwise on each.
+"""
+
 _ABSENT: tuple[Any, ...] = (None, "", {}, [])
 _LONGEST = 200
 
@@ -50,7 +56,8 @@ def compare_boards(stated: Mapping[str, Any], computed: Leaderboard, ignored: Co
         if key == "rows":
             found += _compare_rows(stated.get(key), expected[key])
         else:
-            found += _compare(key, stated.get(key), expected.get(key))
+            tolerance = NULL_BASELINE_TOLERANCE if key == "floors" else _TOLERANCE
+            found += _compare(key, stated.get(key), expected.get(key), tolerance)
     return sorted(found, key=lambda difference: difference.field)
 
 
@@ -74,22 +81,22 @@ def _compare_rows(stated: Any, expected: Sequence[Mapping[str, Any]]) -> Iterato
         yield Difference("rows", f"the order {', '.join(map(str, ids))}", ", ".join(by_id))
 
 
-def _compare(field: str, stated: Any, computed: Any) -> Iterator[Difference]:
+def _compare(field: str, stated: Any, computed: Any, tolerance: float = _TOLERANCE) -> Iterator[Difference]:
     if isinstance(stated, dict) and isinstance(computed, dict):
         for key in sorted(stated.keys() | computed.keys()):
             if key not in stated and (field.endswith(".provenance") or computed[key] in _ABSENT):
                 continue
-            yield from _compare(f"{field}.{key}", stated.get(key), computed.get(key))
+            yield from _compare(f"{field}.{key}", stated.get(key), computed.get(key), tolerance)
     elif isinstance(stated, list) and isinstance(computed, list) and len(stated) == len(computed):
         for number, (one, other) in enumerate(zip(stated, computed, strict=True)):
-            yield from _compare(f"{field}.{number}", one, other)
-    elif not _are_equal(stated, computed):
+            yield from _compare(f"{field}.{number}", one, other, tolerance)
+    elif not _are_equal(stated, computed, tolerance):
         yield Difference(field, _show(stated), _show(computed))
 
 
-def _are_equal(stated: Any, computed: Any) -> bool:
+def _are_equal(stated: Any, computed: Any, tolerance: float) -> bool:
     if isinstance(stated, float | int) and isinstance(computed, float) and not isinstance(stated, bool):
-        return abs(stated - computed) <= _TOLERANCE
+        return abs(stated - computed) <= tolerance
     return type(stated) is type(computed) and bool(stated == computed)
 
 
