@@ -29,7 +29,7 @@ SUITE = {
     "models": [
         {"name": "nothing", "backend": "dummy", "args": {"x": 1}, "batch_size": 2},
         {"name": "m", "backend": "local-chat-completions", "args": {"base_url": "http://127.0.0.1:1/v1"},
-         "throughput": {"prompt": 100, "new": 10}},
+         "throughput": {"prompt": 100, "new": 10, "stated": "assumed"}},
     ],
     "methods": ["none", "p2", {"name": "few_shot", "settings": {"examples": 2}}],
     "targets": ["openness:high", "openness:low"],
@@ -77,7 +77,14 @@ VALUES = st.recursive(
     lambda part: st.lists(part, max_size=4) | st.dictionaries(st.text(max_size=8), part, max_size=4),
     max_leaves=8,
 )
-LONG = st.tuples(SCALARS, st.sampled_from([2, 101, 5000])).map(lambda pair: [pair[0]] * pair[1])
+
+
+def repeated(value: Any, count: int) -> list[Any]:
+    """Repeat a value, a long text less often: a file of some hundred kilobytes at most is written for each example."""
+    return [value] * (min(count, max(2, 200_000 // len(value))) if isinstance(value, str) and value else count)
+
+
+LONG = st.builds(repeated, SCALARS, st.sampled_from([2, 101, 5000]))
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -136,6 +143,11 @@ def test_a_mutated_file_is_taken_or_refused_with_one_line(
     monkeypatch.delenv("PERSONALITYBENCH_ALLOW_HOSTS", raising=False)
     (tmp_path / "M").mkdir()
     (tmp_path / "M" / "config.json").write_text("{}")
+
+    for number, original in enumerate(originals):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(yaml.dump(original, allow_unicode=True))
+        load_suite(str(path)) if kind == "suite" else read(path)  # what is mutated is valid
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(mutated(originals))
